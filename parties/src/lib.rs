@@ -1,0 +1,1 @@
+//! ShareLens as a library: processes, transport, configuration.

@@ -1,0 +1,2 @@
+//! The `sharelens` command.
+fn main() {}

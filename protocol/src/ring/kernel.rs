@@ -1,0 +1,114 @@
+//! The hot loops, chosen at run time by instruction set. All `unsafe` of the project lives below here.
+//!
+//! A residue plane is a `&[u8]` of values in `[0, m)`. Feature maps are NHWC: the channels of one pixel are
+//! contiguous. Every kernel is exact for every input and agrees bit for bit with its portable twin.
+#![allow(unsafe_code)]
+
+/// An instruction set a kernel is written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// Plain Rust.
+    Portable,
+    /// AVX2.
+    Avx2,
+    /// AVX-512 F, BW, VL, VNNI and VBMI2.
+    Avx512,
+}
+
+/// A two-dimensional convolution (cross-correlation), which also serves dense layers: a `1x1` kernel over
+/// `h = 1`, `w = rows` is the matrix product of `[rows, c_in]` with the transpose of `[c_out, c_in]`.
+///
+/// Input `[n, h, w, c_in]`, weights `[c_out, kh, kw, c_in / groups]`, output `[n, oh, ow, c_out]`; all dense
+/// and row-major. Padding reads as zero. Output channel `o` belongs to group `o / (c_out / groups)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Conv {
+    /// Images.
+    pub n: usize,
+    /// Input rows.
+    pub h: usize,
+    /// Input columns.
+    pub w: usize,
+    /// Input channels.
+    pub c_in: usize,
+    /// Output channels.
+    pub c_out: usize,
+    /// Kernel rows and columns.
+    pub kernel: [usize; 2],
+    /// Stride along rows and columns.
+    pub stride: [usize; 2],
+    /// Zero padding: top, left, bottom, right.
+    pub pad: [usize; 4],
+    /// Dilation along rows and columns.
+    pub dilation: [usize; 2],
+    /// Groups; `groups == c_in` is a depthwise convolution.
+    pub groups: usize,
+}
+
+impl Conv {
+    /// The matrix product `[rows, k] x [cols, k]^T`.
+    pub const fn dense(rows: usize, k: usize, cols: usize) -> Self {
+        Self {
+            n: 1,
+            h: 1,
+            w: rows,
+            c_in: k,
+            c_out: cols,
+            kernel: [1, 1],
+            stride: [1, 1],
+            pad: [0; 4],
+            dilation: [1, 1],
+            groups: 1,
+        }
+    }
+
+    /// Output rows.
+    pub const fn out_h(&self) -> usize {
+        (self.h + self.pad[0] + self.pad[2] - self.dilation[0] * (self.kernel[0] - 1) - 1) / self.stride[0] + 1
+    }
+
+    /// Output columns.
+    pub const fn out_w(&self) -> usize {
+        (self.w + self.pad[1] + self.pad[3] - self.dilation[1] * (self.kernel[1] - 1) - 1) / self.stride[1] + 1
+    }
+
+    /// Elements of the input.
+    pub const fn in_len(&self) -> usize {
+        self.n * self.h * self.w * self.c_in
+    }
+
+    /// Elements of the weights.
+    pub const fn weight_len(&self) -> usize {
+        self.c_out * self.kernel[0] * self.kernel[1] * (self.c_in / self.groups)
+    }
+
+    /// Elements of the output.
+    pub const fn out_len(&self) -> usize {
+        self.n * self.out_h() * self.out_w() * self.c_out
+    }
+
+    /// Multiply-accumulates, padding included.
+    pub const fn macs(&self) -> u64 {
+        (self.n * self.out_h() * self.out_w()) as u64 * self.weight_len() as u64
+    }
+
+    /// Whether the numbers describe a convolution at all: no zero extents, kernel inside the padded input,
+    /// groups dividing both channel counts, sizes within 2^31.
+    pub fn is_valid(&self) -> bool {
+        let fits = |v: usize| v > 0 && v < 1 << 24;
+        let span = |i: usize| self.dilation[i].checked_mul(self.kernel[i] - 1).map(|v| v + 1);
+        [self.n, self.h, self.w, self.c_in, self.c_out, self.groups].into_iter().all(fits)
+            && self.kernel.into_iter().chain(self.stride).chain(self.dilation).all(fits)
+            && self.pad.into_iter().all(|p| p < 1 << 20)
+            && self.c_in.is_multiple_of(self.groups)
+            && self.c_out.is_multiple_of(self.groups)
+            && span(0).is_some_and(|s| s <= self.h + self.pad[0] + self.pad[2])
+            && span(1).is_some_and(|s| s <= self.w + self.pad[1] + self.pad[3])
+            && [
+                [self.n * self.h, self.w, self.c_in],
+                [self.n * self.out_h(), self.out_w(), self.c_out],
+                [self.c_out, self.kernel[0] * self.kernel[1], self.c_in / self.groups],
+            ]
+            .into_iter()
+            .all(|[a, b, c]| a.checked_mul(b).and_then(|v| v.checked_mul(c)).is_some_and(|v| v < 1 << 31))
+    }
+}
