@@ -1,1 +1,6 @@
-//! Tensors and layers on shares.
+//! Tensors and layers on shares, each with a plaintext twin.
+#![forbid(unsafe_code)]
+
+pub mod engine;
+
+pub use engine::{Engine, Linear, ZERO};

@@ -63,12 +63,14 @@ impl Conv {
 
     /// Output rows.
     pub const fn out_h(&self) -> usize {
-        (self.h + self.pad[0] + self.pad[2] - self.dilation[0] * (self.kernel[0] - 1) - 1) / self.stride[0] + 1
+        (self.h + self.pad[0] + self.pad[2] - self.dilation[0] * (self.kernel[0] - 1) - 1) / self.stride[0]
+            + 1
     }
 
     /// Output columns.
     pub const fn out_w(&self) -> usize {
-        (self.w + self.pad[1] + self.pad[3] - self.dilation[1] * (self.kernel[1] - 1) - 1) / self.stride[1] + 1
+        (self.w + self.pad[1] + self.pad[3] - self.dilation[1] * (self.kernel[1] - 1) - 1) / self.stride[1]
+            + 1
     }
 
     /// Elements of the input.

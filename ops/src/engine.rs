@@ -1,0 +1,100 @@
+//! What a layer needs from whoever computes it.
+//!
+//! Layers are written once against [`Engine`]. Three engines run them: shares (`secure`), fixed-point numbers
+//! in the clear (`plain`, the twin), and lengths alone (`planner`, which yields cost and demand).
+
+use std::future::Future;
+
+use sharelens_protocol::ring::kernel::Conv;
+use sharelens_protocol::ring::{Domain, Full, Reduced};
+use sharelens_protocol::{Result, Step};
+
+/// An index that [`Engine::gather`] reads as zero.
+pub const ZERO: u32 = u32::MAX;
+
+/// A fixed linear map with secret weights: a convolution (or dense layer) and a bias per output channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Linear {
+    /// Shape of the map.
+    pub conv: Conv,
+    /// Which of the model's weight tensors it applies; each is used by one map only.
+    pub weight: u32,
+}
+
+/// Computes on vectors of fixed-point numbers in two domains. Positions are public, values are not.
+///
+/// `step` arguments name the layer and a free call number; an engine may use message numbers below it but no
+/// other call, so every interactive call of a layer gets its own [`Step::call`].
+pub trait Engine {
+    /// A vector in domain `D`.
+    type V<D: Domain>: Clone;
+
+    /// Elements of `v`.
+    fn len<D: Domain>(&self, v: &Self::V<D>) -> usize;
+
+    /// `a + b`. Local.
+    fn add<D: Domain>(&mut self, a: &Self::V<D>, b: &Self::V<D>) -> Self::V<D>;
+
+    /// `a - b`. Local.
+    fn sub<D: Domain>(&mut self, a: &Self::V<D>, b: &Self::V<D>) -> Self::V<D>;
+
+    /// `factor * a` for a public integer. Local.
+    fn scale<D: Domain>(&mut self, a: &Self::V<D>, factor: i64) -> Self::V<D>;
+
+    /// `a * factors` elementwise; `factors` is repeated along `a`, whose length it divides. Local.
+    fn scale_each<D: Domain>(&mut self, a: &Self::V<D>, factors: &[i64]) -> Self::V<D>;
+
+    /// `a + constants`; `constants` is repeated along `a`, whose length it divides. Local.
+    fn add_public<D: Domain>(&mut self, a: &Self::V<D>, constants: &[i64]) -> Self::V<D>;
+
+    /// `out[i] = (parts[0] ++ parts[1] ++ ...)[index[i]]`, or zero where `index[i] ==` [`ZERO`]. Local.
+    fn gather<D: Domain>(&mut self, parts: &[&Self::V<D>], index: &[u32]) -> Self::V<D>;
+
+    /// The same numbers in the smaller range. Local.
+    fn reduce(&mut self, x: &Self::V<Full>) -> Self::V<Reduced>;
+
+    /// Applies a secret linear map, bias included: `[n, h, w, c_in]` to `[n, oh, ow, c_out]`. One round.
+    fn linear(
+        &mut self,
+        at: Step,
+        map: &Linear,
+        x: &Self::V<Full>,
+    ) -> impl Future<Output = Result<Self::V<Full>>>;
+
+    /// `x / Q` rounded up or down at random (towards the nearest, in the twin). Local in the residue number
+    /// system, one round in Z_2^64.
+    fn rescale(&mut self, at: Step, x: &Self::V<Full>) -> impl Future<Output = Result<Self::V<Reduced>>>;
+
+    /// The same number in the larger range; needs |x| < P/4. One round.
+    fn lift(&mut self, at: Step, x: &Self::V<Reduced>) -> impl Future<Output = Result<Self::V<Full>>>;
+
+    /// max(x, 0), for |x| < P/2.
+    fn relu(&mut self, at: Step, x: &Self::V<Reduced>) -> impl Future<Output = Result<Self::V<Full>>>;
+
+    /// max(x, 0) without leaving the smaller range, for |x| < P/2.
+    fn relu_reduced(
+        &mut self,
+        at: Step,
+        x: &Self::V<Reduced>,
+    ) -> impl Future<Output = Result<Self::V<Reduced>>>;
+
+    /// `positive * x` where x >= 0 and `negative * x` elsewhere, for public integer slopes and |x| < P/2.
+    fn slopes(
+        &mut self,
+        at: Step,
+        x: &Self::V<Reduced>,
+        positive: i64,
+        negative: i64,
+    ) -> impl Future<Output = Result<Self::V<Full>>>;
+
+    /// 1 where x < 0, else 0, for |x| < P/2.
+    fn is_negative(&mut self, at: Step, x: &Self::V<Reduced>) -> impl Future<Output = Result<Self::V<Full>>>;
+
+    /// `x * y` elementwise, both secret. One round.
+    fn mul(
+        &mut self,
+        at: Step,
+        x: &Self::V<Full>,
+        y: &Self::V<Full>,
+    ) -> impl Future<Output = Result<Self::V<Full>>>;
+}

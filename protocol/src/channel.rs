@@ -1,0 +1,129 @@
+//! Moving bytes between two parties of one session.
+
+use std::future::Future;
+
+use futures::StreamExt;
+use futures::channel::mpsc;
+
+use crate::error::{Error, Result};
+use crate::step::Step;
+
+/// Bytes that precede each message on every transport: step (8), payload length (4), magic (4).
+pub const HEADER_BYTES: usize = 16;
+
+/// No message may be longer than this many bytes.
+pub const MAX_MESSAGE_BYTES: usize = 1 << 31;
+
+/// Ordered, reliable bytes to and from one peer. Confidentiality and authenticity are the transport's duty.
+pub trait Channel {
+    /// Queues `bytes` as the message of `step`. Returns without waiting for the peer to read, except on a
+    /// one-way channel from the helper, where it may wait for room.
+    ///
+    /// # Errors
+    /// [`Error::Link`] when the peer is gone.
+    fn send(&mut self, step: Step, bytes: Vec<u8>) -> impl Future<Output = Result<()>>;
+
+    /// Waits for the message of `step`, which must be exactly `len` bytes long.
+    ///
+    /// # Errors
+    /// [`Error::Peer`] on any other message, [`Error::Link`] or [`Error::Timeout`] when none comes.
+    fn recv(&mut self, step: Step, len: usize) -> impl Future<Output = Result<Vec<u8>>>;
+}
+
+/// The header of a message.
+pub fn header(step: Step, len: usize) -> [u8; HEADER_BYTES] {
+    let mut h = [0; HEADER_BYTES];
+    h[..8].copy_from_slice(&step.to_bits().to_le_bytes());
+    h[8..12].copy_from_slice(&(len as u32).to_le_bytes());
+    h[12..].copy_from_slice(b"SLM1");
+    h
+}
+
+/// Checks a received header against the message that is due.
+///
+/// # Errors
+/// [`Error::Peer`] if step, length or magic differ.
+pub fn check_header(header: &[u8; HEADER_BYTES], step: Step, len: usize) -> Result<()> {
+    let peer = |expected: String, found: String| Err(Error::Peer { step, expected, found });
+    if &header[12..] != b"SLM1" {
+        return peer("a message header".into(), "bytes that are none".into());
+    }
+    let found = Step::from_bits(u64::from_le_bytes(header[..8].try_into().expect("8 bytes")));
+    if found != step {
+        return peer(step.to_string(), found.to_string());
+    }
+    let found = u32::from_le_bytes(header[8..12].try_into().expect("4 bytes")) as usize;
+    if found != len {
+        return peer(format!("{len} bytes"), format!("{found} bytes"));
+    }
+    Ok(())
+}
+
+/// A channel within one process.
+pub struct Memory {
+    peer: String,
+    tx: mpsc::UnboundedSender<(Step, Vec<u8>)>,
+    rx: mpsc::UnboundedReceiver<(Step, Vec<u8>)>,
+}
+
+impl Memory {
+    /// The two ends of a channel between the parties called `a` and `b`.
+    pub fn pair(a: &str, b: &str) -> (Self, Self) {
+        let (to_b, from_a) = mpsc::unbounded();
+        let (to_a, from_b) = mpsc::unbounded();
+        (Self { peer: b.into(), tx: to_b, rx: from_b }, Self { peer: a.into(), tx: to_a, rx: from_a })
+    }
+
+    fn gone(&self) -> Error {
+        Error::Link { peer: self.peer.clone(), reason: "closed".into() }
+    }
+}
+
+impl Channel for Memory {
+    async fn send(&mut self, step: Step, bytes: Vec<u8>) -> Result<()> {
+        self.tx.unbounded_send((step, bytes)).map_err(|_| self.gone())
+    }
+
+    async fn recv(&mut self, step: Step, len: usize) -> Result<Vec<u8>> {
+        let (found, bytes) = self.rx.next().await.ok_or_else(|| self.gone())?;
+        check_header(&header(found, bytes.len()), step, len)?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+
+    use super::*;
+
+    const AT: Step = Step::layer(1).call(2);
+
+    #[test]
+    fn delivers_in_order_and_refuses_what_is_not_due() {
+        let (mut a, mut b) = Memory::pair("a", "b");
+        block_on(async {
+            a.send(AT, vec![1, 2]).await.unwrap();
+            a.send(AT.message(1), vec![3]).await.unwrap();
+            a.send(AT.message(2), vec![4]).await.unwrap();
+            assert_eq!(b.recv(AT, 2).await.unwrap(), [1, 2]);
+            assert!(matches!(b.recv(AT.message(1), 2).await, Err(Error::Peer { .. })), "wrong length");
+            assert!(matches!(b.recv(AT.message(1), 1).await, Err(Error::Peer { .. })), "wrong step");
+            drop(a);
+            assert!(matches!(b.recv(AT, 1).await, Err(Error::Link { .. })));
+        });
+    }
+
+    #[test]
+    fn headers_are_checked() {
+        let good = header(AT, 77);
+        assert_eq!(check_header(&good, AT, 77), Ok(()));
+        assert!(check_header(&good, AT.message(1), 77).is_err());
+        assert!(check_header(&good, AT, 78).is_err());
+        for i in 0..HEADER_BYTES {
+            let mut bad = good;
+            bad[i] ^= 1;
+            assert!(check_header(&bad, AT, 77).is_err(), "byte {i}");
+        }
+    }
+}
