@@ -1,1 +1,17 @@
 //! ShareLens as a library: processes, transport, configuration.
+//!
+//! Three nodes (two computing servers and a helper) and short-lived clients talk QUIC to each other. Every
+//! process has one key; who may do what follows from the key's hash, its pin.
+#![forbid(unsafe_code)]
+
+pub mod codec;
+pub mod config;
+pub mod control;
+pub mod error;
+pub mod identity;
+mod tls;
+pub mod transport;
+
+pub use config::{Cluster, NodeConfig, Role};
+pub use error::{Code, Error, Result};
+pub use identity::{Identity, Pin};
