@@ -29,6 +29,11 @@ pub trait Engine {
     /// A vector in domain `D`.
     type V<D: Domain>: Clone;
 
+    /// Says that what follows belongs to the layer of `at`, for engines that keep books. Local.
+    fn enter(&mut self, at: Step) {
+        let _ = at;
+    }
+
     /// Elements of `v`.
     fn len<D: Domain>(&self, v: &Self::V<D>) -> usize;
 

@@ -2,5 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod engine;
+pub mod layers;
+pub mod plain;
 
 pub use engine::{Engine, Linear, ZERO};
+pub use plain::Plain;
