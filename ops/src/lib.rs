@@ -4,6 +4,10 @@
 pub mod engine;
 pub mod layers;
 pub mod plain;
+pub mod planner;
+pub mod secure;
 
 pub use engine::{Engine, Linear, ZERO};
 pub use plain::Plain;
+pub use planner::Planner;
+pub use secure::Secure;

@@ -5,12 +5,13 @@
 //! the [`Store`] by value. Nothing here can be cloned or read twice, and a step's correlation fits that step
 //! alone, since its randomness is drawn from the streams of that step.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
 
 use crate::bilinear::{self, Linear};
+use crate::channel::Channel;
 use crate::convert::{self, ConvertRing};
 use crate::cost::Cost;
 use crate::error::{Error, Result};
@@ -120,6 +121,91 @@ impl Demand {
 
 fn not_loaded(weight: u32) -> Error {
     Error::Config(format!("weight {weight} is not loaded"))
+}
+
+/// All demands of one run, in the order in which they are spent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    demands: Vec<(Step, Demand)>,
+}
+
+impl Plan {
+    /// Adds the next demand.
+    ///
+    /// # Panics
+    /// If `step` was used before: steps ascend.
+    pub fn push(&mut self, step: Step, demand: Demand) {
+        assert!(self.demands.last().is_none_or(|(last, _)| *last < step), "steps ascend");
+        self.demands.push((step, demand));
+    }
+
+    /// The demands in order.
+    pub fn demands(&self) -> &[(Step, Demand)] {
+        &self.demands
+    }
+
+    /// Cost by layer.
+    pub fn costs<R: SecureRing>(&self, ring: &R) -> BTreeMap<u32, Cost> {
+        let mut costs = BTreeMap::<u32, Cost>::new();
+        for (step, demand) in &self.demands {
+            *costs.entry(step.layer_index()).or_default() += demand.cost(ring);
+        }
+        costs
+    }
+
+    /// The linear maps, each of which needs a resident weight.
+    pub fn maps(&self) -> impl Iterator<Item = &Linear> {
+        self.demands.iter().filter_map(|(_, d)| match d {
+            Demand::Linear(map) => Some(map),
+            _ => None,
+        })
+    }
+
+    /// The helper's part of a run: sends server 1 one correction per demand.
+    ///
+    /// # Errors
+    /// As [`Demand::deal`] and the channel.
+    pub async fn deal<'m, R: SecureRing, C: Channel>(
+        &self,
+        ring: &R,
+        prgs: [&Prg; 2],
+        mask: impl Fn(u32) -> Option<&'m bilinear::Mask<R>>,
+        channel: &mut C,
+    ) -> Result<()> {
+        for (step, demand) in &self.demands {
+            channel.send(*step, demand.deal(ring, prgs, *step, &mask)?).await?;
+        }
+        Ok(())
+    }
+
+    /// A server's part ahead of a run: fills `store`. Server 1 receives corrections from the helper on
+    /// `channel`; server 0 receives nothing. On failure the store is told, too.
+    ///
+    /// # Errors
+    /// As [`Demand::prepare`] and the channel.
+    pub async fn prepare<'m, R: SecureRing, C: Channel>(
+        &self,
+        ring: &R,
+        role: Server,
+        prg: &Prg,
+        resident: impl Fn(u32) -> Option<&'m bilinear::Resident<R>>,
+        channel: &mut C,
+        store: &Store<R>,
+    ) -> Result<()> {
+        let mut fill = async || {
+            for (step, demand) in &self.demands {
+                let correction = match role {
+                    Server::Server0 => Vec::new(),
+                    Server::Server1 => channel.recv(*step, demand.correction_len(ring)).await?,
+                };
+                store.put(*step, *demand, demand.prepare(ring, role, prg, *step, &correction, &resident)?)?;
+            }
+            Ok(())
+        };
+        let result = fill().await;
+        store.finish(result.clone());
+        result
+    }
 }
 
 /// One server's part of what one [`Demand`] asks for.
