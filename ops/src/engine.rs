@@ -5,21 +5,11 @@
 
 use std::future::Future;
 
-use sharelens_protocol::ring::kernel::Conv;
 use sharelens_protocol::ring::{Domain, Full, Reduced};
 use sharelens_protocol::{Result, Step};
 
-/// An index that [`Engine::gather`] reads as zero.
-pub const ZERO: u32 = u32::MAX;
-
-/// A fixed linear map with secret weights: a convolution (or dense layer) and a bias per output channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub struct Linear {
-    /// Shape of the map.
-    pub conv: Conv,
-    /// Which of the model's weight tensors it applies; each is used by one map only.
-    pub weight: u32,
-}
+pub use sharelens_protocol::bilinear::Linear;
+pub use sharelens_protocol::ring::ZERO;
 
 /// Computes on vectors of fixed-point numbers in two domains. Positions are public, values are not.
 ///
@@ -28,6 +18,11 @@ pub struct Linear {
 pub trait Engine {
     /// A vector in domain `D`.
     type V<D: Domain>: Clone;
+
+    /// Says that what follows belongs to the layer of `at`, for engines that keep books. Local.
+    fn enter(&mut self, at: Step) {
+        let _ = at;
+    }
 
     /// Elements of `v`.
     fn len<D: Domain>(&self, v: &Self::V<D>) -> usize;

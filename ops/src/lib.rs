@@ -2,5 +2,12 @@
 #![forbid(unsafe_code)]
 
 pub mod engine;
+pub mod layers;
+pub mod plain;
+pub mod planner;
+pub mod secure;
 
 pub use engine::{Engine, Linear, ZERO};
+pub use plain::Plain;
+pub use planner::Planner;
+pub use secure::Secure;

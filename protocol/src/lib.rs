@@ -2,14 +2,32 @@
 //! protocol. Nothing here knows shapes beyond lengths, addresses, clocks or sockets.
 #![deny(unsafe_code)]
 
+#[cfg(target_endian = "big")]
+compile_error!("words travel as they lie in memory, which is little-endian");
+
+pub mod bilinear;
+pub mod bits;
 pub mod channel;
+pub mod compare;
+pub mod convert;
+pub mod correlation;
 pub mod cost;
 pub mod error;
+pub mod mul;
+pub mod party;
+pub mod prg;
 pub mod ring;
 pub mod role;
+pub mod secret;
+pub mod share;
+pub mod sign;
 pub mod step;
+#[cfg(test)]
+mod testing;
 
 pub use channel::Channel;
 pub use error::{Error, Result};
+pub use party::Party;
 pub use role::Server;
+pub use share::Share;
 pub use step::Step;

@@ -1,6 +1,20 @@
 //! Arithmetic: what an element is, in two domains.
 
 pub mod kernel;
+mod naive;
+pub mod rns;
+pub mod z64;
+
+use std::fmt::Debug;
+
+use bytemuck::Pod;
+
+use crate::prg::Streams;
+use crate::secret::Secret;
+use kernel::Conv;
+
+pub use rns::{Moduli, Rns};
+pub use z64::Z64;
 
 mod sealed {
     pub trait Sealed {}
@@ -37,4 +51,159 @@ impl Domain for Full {
 }
 impl Domain for Reduced {
     const RANGE: Range = Range::Reduced;
+}
+
+/// Elements that are handled at once: a chunk fits the cache, and chunks run in parallel.
+pub const CHUNK: usize = 1 << 14;
+
+/// An index that [`Ring::gather`] reads as zero.
+pub const ZERO: u32 = u32::MAX;
+
+/// A ring Z_M with what secure inference needs of it.
+///
+/// A vector of `n` elements is `planes(range) * n` words, plane by plane; the planes of `Reduced` are a prefix
+/// of those of `Full`. Words are canonical. All methods run in time that depends on lengths only, save the
+/// rejection sampling, whose rejected draws say nothing about those accepted.
+pub trait Ring: Clone + PartialEq + Debug + Send + Sync + 'static {
+    /// Machine word of a plane.
+    type Word: Pod + Send + Sync + PartialEq + Debug;
+    /// An integer of the range that comparisons work on.
+    type Compared: Pod + Send + Sync + Debug;
+    /// Weights arranged for the kernels.
+    type Packed: Send + Sync;
+
+    /// Words per element.
+    fn planes(&self, range: Range) -> usize;
+
+    /// Bytes per element, in memory and on the wire.
+    fn bytes(&self, range: Range) -> usize {
+        self.planes(range) * size_of::<Self::Word>()
+    }
+
+    /// What `rescale` divides by.
+    fn divisor(&self) -> u64;
+
+    /// Half of what a number in `range` may span: |x| <= bound is representable.
+    fn bound(&self, range: Range) -> i64;
+
+    /// Fills one plane of a vector with uniform elements from the streams of `lane`.
+    fn uniform_plane(&self, plane: usize, lane: usize, streams: Streams<'_>, out: &mut [Self::Word]);
+
+    /// `n` uniform elements, the lanes being the planes.
+    fn uniform(&self, range: Range, streams: Streams<'_>, n: usize) -> Secret<Self::Word> {
+        let mut out = vec![<Self::Word as bytemuck::Zeroable>::zeroed(); self.planes(range) * n];
+        if n > 0 {
+            par::each(n, out.chunks_exact_mut(n).enumerate(), |(plane, out)| {
+                self.uniform_plane(plane, plane, streams, out);
+            });
+        }
+        out.into()
+    }
+
+    /// Whether all words are canonical, which what a peer sent must be.
+    fn is_canonical(&self, range: Range, words: &[Self::Word]) -> bool {
+        let n = words.len() / self.planes(range);
+        n == 0
+            || words.chunks_exact(n).enumerate().all(|(plane, words)| self.is_canonical_plane(plane, words))
+    }
+
+    /// The same for one plane.
+    fn is_canonical_plane(&self, plane: usize, words: &[Self::Word]) -> bool;
+
+    /// `a -= b` in one plane.
+    fn sub_plane(&self, plane: usize, a: &mut [Self::Word], b: &[Self::Word]);
+
+    /// `a += b`.
+    fn add(&self, range: Range, a: &mut [Self::Word], b: &[Self::Word]);
+    /// `a -= b`.
+    fn sub(&self, range: Range, a: &mut [Self::Word], b: &[Self::Word]);
+    /// `a *= factor`.
+    fn scale(&self, range: Range, a: &mut [Self::Word], factor: i64);
+    /// `a *= b` elementwise.
+    fn mul(&self, range: Range, a: &mut [Self::Word], b: &[Self::Word]);
+    /// Integers to elements.
+    fn encode(&self, range: Range, x: &[i64]) -> Vec<Self::Word>;
+    /// Elements to integers nearest zero.
+    fn decode(&self, range: Range, words: &[Self::Word]) -> Vec<i64>;
+
+    /// Arranges weights for [`Self::apply`].
+    fn pack(&self, conv: &Conv, w: &[Self::Word]) -> Self::Packed;
+    /// `acc += x * w` in `Full`.
+    fn apply(&self, conv: &Conv, x: &[Self::Word], w: &Self::Packed, acc: &mut [Self::Word]);
+
+    /// Bits of the numbers that a sign compares.
+    fn compare_bits(&self) -> u32;
+    /// What is opened to find the sign of x under the mask r: `x` becomes a share of z.
+    fn mask_for_sign(&self, x: &mut [Self::Word], r: &[Self::Word]);
+    /// Splits z, or r, into the number that is compared and the bit that is XORed to the outcome:
+    /// sign(x) = bit(z) ^ bit(r) ^ [number(z) < number(r)].
+    fn split_for_sign(&self, z: &[Self::Word], n: usize) -> (Vec<Self::Compared>, Vec<u64>);
+    /// For one digit of 4 bits at `shift`: [digit = r's] and [digit < r's] as shares, from z and the share of
+    /// the one-hot vector of r's digit.
+    fn lookup(&self, z: &[Self::Compared], shift: u32, onehot: &[u16], eq: &mut [u64], lt: &mut [u64]);
+    /// The digit of 4 bits at `shift`.
+    fn digit(&self, x: Self::Compared, shift: u32) -> u32;
+}
+
+/// Parallel loops that stay on this thread when the work is too small to share.
+pub(crate) mod par {
+    use rayon::prelude::*;
+
+    /// Fewest elements worth another thread.
+    const WORTH: usize = 1 << 14;
+
+    /// Runs `f` on each item; `n` says how much work an item is, in elements.
+    pub fn each<T: Send>(n: usize, items: impl Iterator<Item = T>, f: impl Fn(T) + Send + Sync) {
+        let items: Vec<T> = items.collect();
+        if items.len() > 1 && n * items.len() > 2 * WORTH && rayon::current_num_threads() > 1 {
+            items.into_par_iter().for_each(f);
+        } else {
+            items.into_iter().for_each(f);
+        }
+    }
+
+    /// Maps each item, likewise.
+    pub fn map<T: Send, U: Send>(
+        n: usize,
+        items: impl Iterator<Item = T>,
+        f: impl Fn(T) -> U + Send + Sync,
+    ) -> Vec<U> {
+        let items: Vec<T> = items.collect();
+        if items.len() > 1 && n * items.len() > 2 * WORTH && rayon::current_num_threads() > 1 {
+            items.into_par_iter().map(f).collect()
+        } else {
+            items.into_iter().map(f).collect()
+        }
+    }
+}
+
+/// Reads elements at public places: `out[i] = (parts[0] ++ parts[1] ++ ...)[index[i]]`, zero at [`ZERO`].
+///
+/// # Panics
+/// If an index lies beyond the parts.
+pub fn gather<W: Pod + Send + Sync>(planes: usize, parts: &[&[W]], index: &[u32]) -> Vec<W> {
+    let mut out = vec![W::zeroed(); planes * index.len()];
+    if index.is_empty() {
+        return out;
+    }
+    let lens: Vec<usize> = parts.iter().map(|p| p.len() / planes).collect();
+    par::each(index.len(), out.chunks_exact_mut(index.len()).enumerate(), |(plane, out)| {
+        let joined: Vec<W>;
+        let source = match parts {
+            [one] => &one[plane * lens[0]..(plane + 1) * lens[0]],
+            _ => {
+                joined = parts
+                    .iter()
+                    .zip(&lens)
+                    .flat_map(|(p, n)| &p[plane * n..(plane + 1) * n])
+                    .copied()
+                    .collect();
+                &joined
+            }
+        };
+        for (o, &i) in out.iter_mut().zip(index) {
+            *o = if i == ZERO { W::zeroed() } else { source[i as usize] };
+        }
+    });
+    out
 }

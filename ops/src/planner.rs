@@ -1,0 +1,139 @@
+//! The planner: every layer on lengths alone, which yields demand and cost.
+
+use std::marker::PhantomData;
+
+use sharelens_protocol::compare::Rounds;
+use sharelens_protocol::convert::Interactive;
+use sharelens_protocol::correlation::{Demand, Plan, SecureRing};
+use sharelens_protocol::ring::{Domain, Full, Reduced};
+use sharelens_protocol::sign::{self, Output};
+use sharelens_protocol::{Error, Result, Step};
+
+use crate::engine::{Engine, Linear};
+
+/// [`Engine`] over lengths. What it asks for is what [`crate::Secure`] spends, call by call.
+#[derive(Debug)]
+pub struct Planner<R> {
+    rounds: Rounds,
+    plan: Plan,
+    ring: PhantomData<R>,
+}
+
+/// A vector of which only the length is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Length<D> {
+    n: usize,
+    domain: PhantomData<D>,
+}
+
+impl<D> Length<D> {
+    /// A vector of `n` elements.
+    pub const fn new(n: usize) -> Self {
+        Self { n, domain: PhantomData }
+    }
+}
+
+impl<R: SecureRing> Planner<R> {
+    /// An empty plan for links that deserve `rounds`.
+    pub fn new(rounds: Rounds) -> Self {
+        Self { rounds, plan: Plan::default(), ring: PhantomData }
+    }
+
+    /// What was asked for.
+    pub fn finish(self) -> Plan {
+        self.plan
+    }
+
+    fn sign(&mut self, at: Step, n: usize, output: Output) {
+        self.plan.push(at, Demand::Sign(sign::Demand { n, output, rounds: self.rounds }));
+    }
+}
+
+/// Checks that a linear map fits its input.
+pub(crate) fn check_map(map: &Linear, n: usize) -> Result<()> {
+    if !map.conv.is_valid() || map.conv.in_len() != n {
+        return Err(Error::Config(format!("a linear map over {} elements is given {n}", map.conv.in_len())));
+    }
+    Ok(())
+}
+
+impl<R: SecureRing> Engine for Planner<R> {
+    type V<D: Domain> = Length<D>;
+
+    fn len<D: Domain>(&self, v: &Length<D>) -> usize {
+        v.n
+    }
+
+    fn add<D: Domain>(&mut self, a: &Length<D>, _: &Length<D>) -> Length<D> {
+        *a
+    }
+
+    fn sub<D: Domain>(&mut self, a: &Length<D>, _: &Length<D>) -> Length<D> {
+        *a
+    }
+
+    fn scale<D: Domain>(&mut self, a: &Length<D>, _: i64) -> Length<D> {
+        *a
+    }
+
+    fn scale_each<D: Domain>(&mut self, a: &Length<D>, _: &[i64]) -> Length<D> {
+        *a
+    }
+
+    fn add_public<D: Domain>(&mut self, a: &Length<D>, _: &[i64]) -> Length<D> {
+        *a
+    }
+
+    fn gather<D: Domain>(&mut self, _: &[&Length<D>], index: &[u32]) -> Length<D> {
+        Length::new(index.len())
+    }
+
+    fn reduce(&mut self, x: &Length<Full>) -> Length<Reduced> {
+        Length::new(x.n)
+    }
+
+    async fn linear(&mut self, at: Step, map: &Linear, x: &Length<Full>) -> Result<Length<Full>> {
+        check_map(map, x.n)?;
+        self.plan.push(at, Demand::Linear(*map));
+        Ok(Length::new(map.conv.out_len()))
+    }
+
+    async fn rescale(&mut self, at: Step, x: &Length<Full>) -> Result<Length<Reduced>> {
+        if R::INTERACTIVE == Interactive::Rescale {
+            self.plan.push(at, Demand::Convert { n: x.n });
+        }
+        Ok(Length::new(x.n))
+    }
+
+    async fn lift(&mut self, at: Step, x: &Length<Reduced>) -> Result<Length<Full>> {
+        if R::INTERACTIVE == Interactive::Lift {
+            self.plan.push(at, Demand::Convert { n: x.n });
+        }
+        Ok(Length::new(x.n))
+    }
+
+    async fn relu(&mut self, at: Step, x: &Length<Reduced>) -> Result<Length<Full>> {
+        self.sign(at, x.n, Output::Full);
+        Ok(Length::new(x.n))
+    }
+
+    async fn relu_reduced(&mut self, at: Step, x: &Length<Reduced>) -> Result<Length<Reduced>> {
+        self.sign(at, x.n, Output::Reduced);
+        Ok(*x)
+    }
+
+    async fn slopes(&mut self, at: Step, x: &Length<Reduced>, _: i64, _: i64) -> Result<Length<Full>> {
+        self.sign(at, x.n, Output::Full);
+        Ok(Length::new(x.n))
+    }
+
+    async fn is_negative(&mut self, at: Step, x: &Length<Reduced>) -> Result<Length<Full>> {
+        self.sign(at, x.n, Output::Bit);
+        Ok(Length::new(x.n))
+    }
+
+    async fn mul(&mut self, at: Step, x: &Length<Full>, _: &Length<Full>) -> Result<Length<Full>> {
+        self.plan.push(at, Demand::Mul { n: x.n });
+        Ok(*x)
+    }
+}

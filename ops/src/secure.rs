@@ -1,0 +1,175 @@
+//! The engine on shares: one server's side of a run.
+
+use sharelens_protocol::bilinear::{self, Resident};
+use sharelens_protocol::channel::Channel;
+use sharelens_protocol::compare::Rounds;
+use sharelens_protocol::convert::{self, Interactive};
+use sharelens_protocol::correlation::{Correlation, Demand, SecureRing, Store};
+use sharelens_protocol::ring::{self, Domain, Full, Range, Reduced};
+use sharelens_protocol::sign::{self, Output, Slopes};
+use sharelens_protocol::{Error, Party, Result, Share, Step, mul};
+
+use crate::engine::{Engine, Linear};
+use crate::planner::check_map;
+
+/// [`Engine`] over one server's shares. Both servers must run the same layers.
+pub struct Secure<'a, R: SecureRing, C> {
+    party: Party<'a, R, C>,
+    weights: &'a [Resident<R>],
+    store: &'a Store<R>,
+    rounds: Rounds,
+}
+
+impl<'a, R: SecureRing, C: Channel> Secure<'a, R, C> {
+    /// One run of `party`, with weights by [`Linear::weight`] and correlations prepared for a plan with the
+    /// same `rounds`.
+    pub const fn new(
+        party: Party<'a, R, C>,
+        weights: &'a [Resident<R>],
+        store: &'a Store<R>,
+        rounds: Rounds,
+    ) -> Self {
+        Self { party, weights, store, rounds }
+    }
+
+    /// The party, between layers.
+    pub const fn party(&mut self) -> &mut Party<'a, R, C> {
+        &mut self.party
+    }
+
+    fn take_sign(&self, at: Step, n: usize, output: Output) -> Result<sign::Correlation<R>> {
+        match self.store.take(at, &Demand::Sign(sign::Demand { n, output, rounds: self.rounds }))? {
+            Correlation::Sign(c) => Ok(c),
+            _ => Err(of_another_kind(at)),
+        }
+    }
+
+    fn take_convert(&self, at: Step, n: usize, conversion: Interactive) -> Result<Option<convert::Mask<R>>> {
+        if R::INTERACTIVE != conversion {
+            return Ok(None);
+        }
+        match self.store.take(at, &Demand::Convert { n })? {
+            Correlation::Convert(c) => Ok(Some(c)),
+            _ => Err(of_another_kind(at)),
+        }
+    }
+
+    /// Integers as words of `n` elements, repeated.
+    fn repeat(&self, range: Range, constants: &[i64], n: usize) -> Vec<R::Word> {
+        assert!(
+            !constants.is_empty() && n.is_multiple_of(constants.len()),
+            "constants repeat along the vector"
+        );
+        let words = self.party.ring.encode(range, constants);
+        words.chunks_exact(constants.len()).flat_map(|plane| plane.iter().copied().cycle().take(n)).collect()
+    }
+}
+
+fn of_another_kind(step: Step) -> Error {
+    Error::Correlation { step, reason: "of another kind".into() }
+}
+
+impl<R: SecureRing, C: Channel> Engine for Secure<'_, R, C> {
+    type V<D: Domain> = Share<R, D>;
+
+    fn len<D: Domain>(&self, v: &Share<R, D>) -> usize {
+        v.len(self.party.ring)
+    }
+
+    fn add<D: Domain>(&mut self, a: &Share<R, D>, b: &Share<R, D>) -> Share<R, D> {
+        let mut out = a.clone();
+        self.party.ring.add(D::RANGE, out.words_mut(), b.words());
+        out
+    }
+
+    fn sub<D: Domain>(&mut self, a: &Share<R, D>, b: &Share<R, D>) -> Share<R, D> {
+        let mut out = a.clone();
+        self.party.ring.sub(D::RANGE, out.words_mut(), b.words());
+        out
+    }
+
+    fn scale<D: Domain>(&mut self, a: &Share<R, D>, factor: i64) -> Share<R, D> {
+        let mut out = a.clone();
+        self.party.ring.scale(D::RANGE, out.words_mut(), factor);
+        out
+    }
+
+    fn scale_each<D: Domain>(&mut self, a: &Share<R, D>, factors: &[i64]) -> Share<R, D> {
+        let mut out = a.clone();
+        let factors = self.repeat(D::RANGE, factors, self.len(a));
+        self.party.ring.mul(D::RANGE, out.words_mut(), &factors);
+        out
+    }
+
+    fn add_public<D: Domain>(&mut self, a: &Share<R, D>, constants: &[i64]) -> Share<R, D> {
+        let mut out = a.clone();
+        let constants = self.repeat(D::RANGE, constants, self.len(a));
+        if self.party.role.is_first() {
+            self.party.ring.add(D::RANGE, out.words_mut(), &constants);
+        }
+        out
+    }
+
+    fn gather<D: Domain>(&mut self, parts: &[&Share<R, D>], index: &[u32]) -> Share<R, D> {
+        let words: Vec<&[R::Word]> = parts.iter().map(|p| p.words()).collect();
+        Share::new(ring::gather(self.party.ring.planes(D::RANGE), &words, index))
+    }
+
+    fn reduce(&mut self, x: &Share<R, Full>) -> Share<R, Reduced> {
+        x.reduce(self.party.ring)
+    }
+
+    async fn linear(&mut self, at: Step, map: &Linear, x: &Share<R, Full>) -> Result<Share<R, Full>> {
+        check_map(map, self.len(x))?;
+        let Correlation::Linear(masked) = self.store.take(at, &Demand::Linear(*map))? else {
+            return Err(of_another_kind(at));
+        };
+        let resident = self.weights.get(map.weight as usize);
+        let resident =
+            resident.ok_or_else(|| Error::Config(format!("weight {} is not loaded", map.weight)))?;
+        bilinear::apply(&mut self.party, at, map, resident, x, masked).await
+    }
+
+    async fn rescale(&mut self, at: Step, x: &Share<R, Full>) -> Result<Share<R, Reduced>> {
+        let mask = self.take_convert(at, self.len(x), Interactive::Rescale)?;
+        convert::rescale(&mut self.party, at, x, mask).await
+    }
+
+    async fn lift(&mut self, at: Step, x: &Share<R, Reduced>) -> Result<Share<R, Full>> {
+        let mask = self.take_convert(at, self.len(x), Interactive::Lift)?;
+        convert::lift(&mut self.party, at, x, mask).await
+    }
+
+    async fn relu(&mut self, at: Step, x: &Share<R, Reduced>) -> Result<Share<R, Full>> {
+        let correlation = self.take_sign(at, self.len(x), Output::Full)?;
+        sign::relu(&mut self.party, at, x, correlation).await
+    }
+
+    async fn relu_reduced(&mut self, at: Step, x: &Share<R, Reduced>) -> Result<Share<R, Reduced>> {
+        let correlation = self.take_sign(at, self.len(x), Output::Reduced)?;
+        sign::relu(&mut self.party, at, x, correlation).await
+    }
+
+    async fn slopes(
+        &mut self,
+        at: Step,
+        x: &Share<R, Reduced>,
+        positive: i64,
+        negative: i64,
+    ) -> Result<Share<R, Full>> {
+        let correlation = self.take_sign(at, self.len(x), Output::Full)?;
+        sign::slopes(&mut self.party, at, x, correlation, Slopes { positive, negative }).await
+    }
+
+    async fn is_negative(&mut self, at: Step, x: &Share<R, Reduced>) -> Result<Share<R, Full>> {
+        let correlation = self.take_sign(at, self.len(x), Output::Bit)?;
+        sign::is_negative(&mut self.party, at, x, correlation).await
+    }
+
+    async fn mul(&mut self, at: Step, x: &Share<R, Full>, y: &Share<R, Full>) -> Result<Share<R, Full>> {
+        let Correlation::Mul(triples) = self.store.take(at, &Demand::Mul { n: self.len(x) })? else {
+            return Err(of_another_kind(at));
+        };
+        mul::mul(&mut self.party, at, x, y, triples).await
+    }
+}

@@ -1,0 +1,332 @@
+//! A linear layer with a secret, lasting weight: [X] to [X * W + b].
+//!
+//! Functionality  from [X] and the resident [W], [b] deliver [X * W + b]; reveals nothing.
+//! Security       semi-honest, perfect given ideal masks: E = X - A and F = W - B are uniform.
+//! Cost           once per load: open F, 1 round, `bytes(Full)` per weight each way. Per run: the helper sends
+//!                `bytes(Full)` per output to server 1; online 1 round, `bytes(Full)` per input each way.
+//! Source         Beaver, CRYPTO 1991, for a bilinear map, with the mask of the fixed operand kept
+//!                (as in SecureML, IEEE S&P 2017, section 4). Notation: C = A * B,
+//!                share_i = E * (B_i + i F) + A_i * F + C_i + b_i.
+//!
+//! Keeping B is safe because A is fresh in each run: (E, F) of all runs together are uniform.
+
+use serde::{Deserialize, Serialize};
+
+use crate::channel::Channel;
+use crate::cost::Cost;
+use crate::error::{Error, Result};
+use crate::party::Party;
+use crate::prg::{Prg, Purpose};
+use crate::ring::kernel::Conv;
+use crate::ring::{Full, Range, Ring};
+use crate::role::Server;
+use crate::secret::Secret;
+use crate::share::{self, Share};
+use crate::step::Step;
+
+/// A fixed linear map with secret weights: a convolution (or dense layer) and a bias per output channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Linear {
+    /// Shape of the map.
+    pub conv: Conv,
+    /// Which of the model's weight tensors it applies; each is used by one map only.
+    pub weight: u32,
+}
+
+impl Linear {
+    /// Bytes of the helper's correction.
+    pub fn correction_len<R: Ring>(&self, ring: &R) -> usize {
+        self.conv.out_len() * ring.bytes(Range::Full)
+    }
+
+    /// Cost of one run.
+    pub fn cost<R: Ring>(&self, ring: &R) -> Cost {
+        Cost::online(1, self.conv.in_len() * ring.bytes(Range::Full)).with_dealt(self.correction_len(ring))
+    }
+
+    /// Cost of opening F, once per load.
+    pub fn load_cost<R: Ring>(&self, ring: &R) -> Cost {
+        Cost::online(1, self.conv.weight_len() * ring.bytes(Range::Full))
+    }
+
+    const fn load_step(&self) -> Step {
+        Step::layer(self.weight)
+    }
+}
+
+/// A weight at a server: ready for many runs, each with fresh masks.
+pub struct Resident<R: Ring> {
+    /// F = W - B, known to both servers.
+    opened: R::Packed,
+    /// B_i + i F, this server's share of W under the lasting mask.
+    own: R::Packed,
+    /// This server's share of the bias, `[c_out]`.
+    bias: Secret<R::Word>,
+}
+
+/// Opens F = W - B and packs what runs need. `mask` is the generator of this load's seed from the helper.
+///
+/// # Errors
+/// As [`Party::open`].
+pub async fn load<R: Ring, C: Channel>(
+    party: &mut Party<'_, R, C>,
+    map: &Linear,
+    mask: &Prg,
+    weight: Secret<R::Word>,
+    bias: Secret<R::Word>,
+) -> Result<Resident<R>> {
+    let (ring, n) = (party.ring, map.conv.weight_len());
+    if weight.len() != n * ring.planes(Range::Full) || bias.len() != map.conv.c_out * ring.planes(Range::Full)
+    {
+        return Err(Error::Config(format!("weight {} does not have the shape of its layer", map.weight)));
+    }
+    let mut own = ring.uniform(Range::Full, mask.at(map.load_step(), Purpose::WeightMask), n);
+    let mut masked = weight;
+    ring.sub(Range::Full, &mut masked, &own);
+    let f = party.open(map.load_step(), Range::Full, masked.into_inner()).await?;
+    if !party.role.is_first() {
+        ring.add(Range::Full, &mut own, &f);
+    }
+    Ok(Resident { opened: ring.pack(&map.conv, &f), own: ring.pack(&map.conv, &own), bias })
+}
+
+/// The lasting mask B of a weight, at the helper.
+pub struct Mask<R: Ring>(R::Packed);
+
+impl<R: Ring> Mask<R> {
+    /// From the generators of this load's seeds of both servers.
+    pub fn new(ring: &R, map: &Linear, masks: [&Prg; 2]) -> Self {
+        let n = map.conv.weight_len();
+        let [mut b, b1] =
+            masks.map(|prg| ring.uniform(Range::Full, prg.at(map.load_step(), Purpose::WeightMask), n));
+        ring.add(Range::Full, &mut b, &b1);
+        Self(ring.pack(&map.conv, &b))
+    }
+}
+
+/// The helper's part of one run: the correction for server 1.
+pub fn deal<R: Ring>(ring: &R, map: &Linear, mask: &Mask<R>, prgs: [&Prg; 2], step: Step) -> Vec<u8> {
+    let [mut a, a1] =
+        prgs.map(|prg| ring.uniform(Range::Full, prg.at(step, Purpose::LinearMask), map.conv.in_len()));
+    ring.add(Range::Full, &mut a, &a1);
+    let n = map.conv.out_len();
+    let mut c = Secret::zeroed(n * ring.planes(Range::Full));
+    ring.apply(&map.conv, &a, &mask.0, &mut c);
+    ring.sub(Range::Full, &mut c, &ring.uniform(Range::Full, prgs[0].at(step, Purpose::LinearProduct), n));
+    share::to_bytes(&c)
+}
+
+/// One server's correlation for one run.
+pub struct Masked<R: Ring> {
+    /// A_i.
+    a: Secret<R::Word>,
+    /// A_i * F + C_i + b_i.
+    rest: Secret<R::Word>,
+}
+
+/// Everything of a run that does not need the input. `correction` is what the helper sent, empty at server 0.
+///
+/// # Errors
+/// [`Error::Peer`] if the correction is not made of residues.
+pub fn prepare<R: Ring>(
+    ring: &R,
+    role: Server,
+    map: &Linear,
+    resident: &Resident<R>,
+    prg: &Prg,
+    step: Step,
+    correction: &[u8],
+) -> Result<Masked<R>> {
+    let a = ring.uniform(Range::Full, prg.at(step, Purpose::LinearMask), map.conv.in_len());
+    let n = map.conv.out_len();
+    let mut rest = match role {
+        Server::Server0 => ring.uniform(Range::Full, prg.at(step, Purpose::LinearProduct), n),
+        Server::Server1 => share::from_bytes(ring, Range::Full, step, correction)?.into(),
+    };
+    ring.apply(&map.conv, &a, &resident.opened, &mut rest);
+    let c = map.conv.c_out;
+    let bias: Vec<R::Word> = (0..ring.planes(Range::Full))
+        .flat_map(|p| resident.bias[p * c..(p + 1) * c].iter().copied().cycle().take(n))
+        .collect();
+    ring.add(Range::Full, &mut rest, &bias);
+    Ok(Masked { a, rest })
+}
+
+impl<R: Ring> Masked<R> {
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.a) + size_of_val(&*self.rest)
+    }
+}
+
+/// The online part.
+///
+/// # Errors
+/// As [`Party::open`].
+pub async fn apply<R: Ring, C: Channel>(
+    party: &mut Party<'_, R, C>,
+    step: Step,
+    map: &Linear,
+    resident: &Resident<R>,
+    x: &Share<R, Full>,
+    correlation: Masked<R>,
+) -> Result<Share<R, Full>> {
+    let ring = party.ring;
+    let mut masked = x.words().to_vec();
+    ring.sub(Range::Full, &mut masked, &correlation.a);
+    let e = party.open(step, Range::Full, masked).await?;
+    let mut out = correlation.rest;
+    ring.apply(&map.conv, &e, &resident.own, &mut out);
+    Ok(Share::new(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{AT, numbers, prgs, rings, run, shares, shift};
+
+    const MAP: Linear = Linear {
+        conv: Conv {
+            n: 1,
+            h: 5,
+            w: 6,
+            c_in: 4,
+            c_out: 6,
+            kernel: [3, 2],
+            stride: [2, 1],
+            pad: [1, 0, 1, 1],
+            dilation: [1, 2],
+            groups: 2,
+        },
+        weight: 7,
+    };
+
+    fn naive(c: &Conv, x: &[i64], w: &[i64], bias: &[i64]) -> Vec<i64> {
+        let mut out = Vec::new();
+        let (ci, co) = (c.c_in / c.groups, c.c_out / c.groups);
+        for (oy, ox) in (0..c.out_h()).flat_map(|y| (0..c.out_w()).map(move |x| (y, x))) {
+            for o in 0..c.c_out {
+                let mut sum = bias[o];
+                for (ky, kx) in (0..c.kernel[0]).flat_map(|y| (0..c.kernel[1]).map(move |x| (y, x))) {
+                    let y = (oy * c.stride[0] + ky * c.dilation[0]).wrapping_sub(c.pad[0]);
+                    let xx = (ox * c.stride[1] + kx * c.dilation[1]).wrapping_sub(c.pad[1]);
+                    if y < c.h && xx < c.w {
+                        for i in 0..ci {
+                            sum += x[(y * c.w + xx) * c.c_in + o / co * ci + i]
+                                * w[((o * c.kernel[0] + ky) * c.kernel[1] + kx) * ci + i];
+                        }
+                    }
+                }
+                out.push(sum);
+            }
+        }
+        out
+    }
+
+    /// Loads the weight at both servers and prepares a run; `shifts` moves W and X at server 1 with their masks.
+    fn go<R: Ring>(
+        ring: &R,
+        w_bound: i64,
+        x_bound: i64,
+        map: &Linear,
+    ) -> (Vec<i64>, Vec<i64>, [Cost; 2], [Vec<Vec<u8>>; 2]) {
+        let w = numbers(1, map.conv.weight_len(), w_bound);
+        let x = numbers(2, map.conv.in_len(), x_bound);
+        let bias = numbers(3, map.conv.c_out, x_bound);
+        let want = naive(&map.conv, &x, &w, &bias);
+        let masks = prgs(20);
+        let mask = Mask::new(ring, map, [&masks[0], &masks[1]]);
+        let [w0, w1] = shares::<R, Full>(ring, 4, &w);
+        let [b0, b1] = shares::<R, Full>(ring, 5, &bias);
+        let inputs = [(w0, b0, &masks[0]), (w1, b1, &masks[1])];
+        let loaded =
+            run(ring, inputs, async |p, (w, b, m)| load(p, map, m, w.into_words(), b.into_words()).await);
+        let loaded = loaded.unwrap();
+        loaded.assert_priced(map.load_cost(ring));
+
+        let seeds = prgs(30);
+        let correction = deal(ring, map, &mask, [&seeds[0], &seeds[1]], AT);
+        assert_eq!(correction.len() as u64, map.cost(ring).dealt);
+        let [l0, l1] = &loaded.out;
+        let k0 = prepare(ring, Server::Server0, map, l0, &seeds[0], AT, &[]).unwrap();
+        let k1 = prepare(ring, Server::Server1, map, l1, &seeds[1], AT, &correction).unwrap();
+        let [x0, x1] = shares::<R, Full>(ring, 6, &x);
+        let out =
+            run(ring, [(x0, k0, l0), (x1, k1, l1)], async |p, (x, k, l)| apply(p, AT, map, l, &x, k).await);
+        let out = out.unwrap();
+        out.assert_priced(map.cost(ring));
+        let views = [loaded.views.to_vec(), out.views.to_vec()];
+        (out.join(ring), want, [map.load_cost(ring), map.cost(ring)], views)
+    }
+
+    #[test]
+    fn correct_and_priced() {
+        fn check<R: Ring>(ring: &R) {
+            // The largest numbers whose products still fit.
+            let bound = f64::sqrt(ring.bound(Range::Full) as f64 / 40.0) as i64;
+            for map in [MAP, Linear { conv: Conv::dense(3, 17, 5), weight: 0 }] {
+                let (out, want, ..) = go(ring, bound, bound, &map);
+                assert_eq!(out, want);
+            }
+        }
+        rings(check, check);
+    }
+
+    #[test]
+    fn simulatable() {
+        fn check<R: Ring>(ring: &R) {
+            let (nx, nw) = (MAP.conv.in_len(), MAP.conv.weight_len());
+            let masks = prgs(20);
+            let view = |shifted: bool| {
+                let [w0, w1] = shares::<R, Full>(ring, 4, &numbers(1, nw, 99));
+                let bias = || Secret::zeroed(MAP.conv.c_out * ring.planes(Range::Full));
+                // F is what server 0 sees of the weights; moving W and B alike leaves it as it is.
+                let mut weights = [w0.into_words(), w1.into_words()];
+                let [b0, mut b1] = [0, 1].map(|i: usize| {
+                    ring.uniform(Range::Full, masks[i].at(MAP.load_step(), Purpose::WeightMask), nw)
+                });
+                if shifted {
+                    let by = numbers(9, nw, 99);
+                    shift(ring, Range::Full, &mut weights[1], &by);
+                    shift(ring, Range::Full, &mut b1, &by);
+                }
+                ring.sub(Range::Full, &mut weights[0], &b0);
+                ring.sub(Range::Full, &mut weights[1], &b1);
+                let f =
+                    run(ring, weights, async |p, m| p.open(AT, Range::Full, m.into_inner()).await).unwrap();
+                let resident = || Resident::<R> {
+                    opened: ring.pack(&MAP.conv, &f.out[0]),
+                    own: ring.pack(&MAP.conv, &f.out[0]),
+                    bias: bias(),
+                };
+                let seeds = prgs(30);
+                let [x0, x1] = shares::<R, Full>(ring, 6, &numbers(2, nx, 99));
+                let mut x1 = x1.into_words();
+                let k0 = prepare(ring, Server::Server0, &MAP, &resident(), &seeds[0], AT, &[]).unwrap();
+                let zeros = vec![0; MAP.correction_len(ring)];
+                let mut k1 =
+                    prepare(ring, Server::Server1, &MAP, &resident(), &seeds[1], AT, &zeros).unwrap();
+                if shifted {
+                    shift(ring, Range::Full, &mut x1, &numbers(8, nx, 99));
+                    shift(ring, Range::Full, &mut k1.a, &numbers(8, nx, 99));
+                }
+                let (l0, l1) = (resident(), resident());
+                let inputs = [(x0, k0, &l0), (Share::new(x1), k1, &l1)];
+                let out = run(ring, inputs, async |p, (x, k, l)| apply(p, AT, &MAP, l, &x, k).await).unwrap();
+                (f.views[0].clone(), out.views[0].clone())
+            };
+            assert_eq!(view(false), view(true));
+        }
+        rings(check, check);
+    }
+
+    #[test]
+    fn weights_of_another_shape_are_refused() {
+        let ring = crate::ring::Z64::new();
+        let m = prgs(1);
+        let out = run(&ring, [&m[0], &m[1]], async |p, m| {
+            load(p, &MAP, m, Secret::zeroed(3), Secret::zeroed(6)).await
+        });
+        assert!(matches!(out, Err(Error::Config(_))));
+    }
+}

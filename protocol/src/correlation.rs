@@ -1,0 +1,350 @@
+//! What is prepared ahead of an image and spent on it, exactly once.
+//!
+//! A [`Demand`] is public: it follows from the shapes of the network. The helper deals for it, a server prepares
+//! its [`Correlation`] from its seed and (server 1) the helper's correction, and the online phase takes it from
+//! the [`Store`] by value. Nothing here can be cloned or read twice, and a step's correlation fits that step
+//! alone, since its randomness is drawn from the streams of that step.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+use serde::{Deserialize, Serialize};
+
+use crate::bilinear::{self, Linear};
+use crate::channel::Channel;
+use crate::convert::{self, ConvertRing};
+use crate::cost::Cost;
+use crate::error::{Error, Result};
+use crate::mul;
+use crate::prg::Prg;
+use crate::role::Server;
+use crate::sign::{self, SignRing};
+use crate::step::Step;
+
+/// A ring with everything the protocols need.
+pub trait SecureRing: SignRing + ConvertRing {}
+impl<R: SignRing + ConvertRing> SecureRing for R {}
+
+/// What one protocol call consumes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Demand {
+    /// A linear map applied once.
+    Linear(Linear),
+    /// Signs.
+    Sign(sign::Demand),
+    /// Conversions between domains.
+    Convert {
+        /// Elements.
+        n: usize,
+    },
+    /// Products of two secrets.
+    Mul {
+        /// Elements.
+        n: usize,
+    },
+}
+
+impl Demand {
+    /// Bytes of the helper's correction for server 1.
+    pub fn correction_len<R: SecureRing>(&self, ring: &R) -> usize {
+        match self {
+            Self::Linear(map) => map.correction_len(ring),
+            Self::Sign(demand) => demand.correction_len(ring),
+            Self::Convert { n } => convert::correction_len(ring, *n),
+            Self::Mul { n } => mul::correction_len(ring, *n),
+        }
+    }
+
+    /// Online and dealt cost.
+    pub fn cost<R: SecureRing>(&self, ring: &R) -> Cost {
+        match self {
+            Self::Linear(map) => map.cost(ring),
+            Self::Sign(demand) => demand.cost(ring),
+            Self::Convert { n } => convert::cost(ring, *n),
+            Self::Mul { n } => mul::cost(ring, *n),
+        }
+    }
+
+    /// The helper's part: the correction for server 1. `mask` finds the lasting mask of a weight.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the weight is not loaded.
+    pub fn deal<'m, R: SecureRing>(
+        &self,
+        ring: &R,
+        prgs: [&Prg; 2],
+        step: Step,
+        mask: impl Fn(u32) -> Option<&'m bilinear::Mask<R>>,
+    ) -> Result<Vec<u8>> {
+        Ok(match self {
+            Self::Linear(map) => {
+                let mask = mask(map.weight).ok_or_else(|| not_loaded(map.weight))?;
+                bilinear::deal(ring, map, mask, prgs, step)
+            }
+            Self::Sign(demand) => demand.deal(ring, prgs, step),
+            Self::Convert { n } => convert::deal(ring, *n, prgs, step),
+            Self::Mul { n } => mul::deal(ring, *n, prgs, step),
+        })
+    }
+
+    /// A server's part. `correction` is what the helper sent, empty at server 0; `resident` finds a weight.
+    ///
+    /// # Errors
+    /// [`Error::Peer`] if the correction is malformed, [`Error::Config`] if the weight is not loaded.
+    pub fn prepare<'m, R: SecureRing>(
+        &self,
+        ring: &R,
+        role: Server,
+        prg: &Prg,
+        step: Step,
+        correction: &[u8],
+        resident: impl Fn(u32) -> Option<&'m bilinear::Resident<R>>,
+    ) -> Result<Correlation<R>> {
+        let due = if role.is_first() { 0 } else { self.correction_len(ring) };
+        if correction.len() != due {
+            let found = format!("{} bytes", correction.len());
+            return Err(Error::Peer { step, expected: format!("a correction of {due} bytes"), found });
+        }
+        Ok(match self {
+            Self::Linear(map) => {
+                let resident = resident(map.weight).ok_or_else(|| not_loaded(map.weight))?;
+                Correlation::Linear(bilinear::prepare(ring, role, map, resident, prg, step, correction)?)
+            }
+            Self::Sign(demand) => Correlation::Sign(demand.prepare(ring, role, prg, step, correction)?),
+            Self::Convert { n } => {
+                Correlation::Convert(convert::prepare(ring, role, *n, prg, step, correction)?)
+            }
+            Self::Mul { n } => Correlation::Mul(mul::prepare(ring, role, *n, prg, step, correction)?),
+        })
+    }
+}
+
+fn not_loaded(weight: u32) -> Error {
+    Error::Config(format!("weight {weight} is not loaded"))
+}
+
+/// All demands of one run, in the order in which they are spent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    demands: Vec<(Step, Demand)>,
+}
+
+impl Plan {
+    /// Adds the next demand.
+    ///
+    /// # Panics
+    /// If `step` was used before: steps ascend.
+    pub fn push(&mut self, step: Step, demand: Demand) {
+        assert!(self.demands.last().is_none_or(|(last, _)| *last < step), "steps ascend");
+        self.demands.push((step, demand));
+    }
+
+    /// The demands in order.
+    pub fn demands(&self) -> &[(Step, Demand)] {
+        &self.demands
+    }
+
+    /// Cost by layer.
+    pub fn costs<R: SecureRing>(&self, ring: &R) -> BTreeMap<u32, Cost> {
+        let mut costs = BTreeMap::<u32, Cost>::new();
+        for (step, demand) in &self.demands {
+            *costs.entry(step.layer_index()).or_default() += demand.cost(ring);
+        }
+        costs
+    }
+
+    /// The linear maps, each of which needs a resident weight.
+    pub fn maps(&self) -> impl Iterator<Item = &Linear> {
+        self.demands.iter().filter_map(|(_, d)| match d {
+            Demand::Linear(map) => Some(map),
+            _ => None,
+        })
+    }
+
+    /// The helper's part of a run: sends server 1 one correction per demand.
+    ///
+    /// # Errors
+    /// As [`Demand::deal`] and the channel.
+    pub async fn deal<'m, R: SecureRing, C: Channel>(
+        &self,
+        ring: &R,
+        prgs: [&Prg; 2],
+        mask: impl Fn(u32) -> Option<&'m bilinear::Mask<R>>,
+        channel: &mut C,
+    ) -> Result<()> {
+        for (step, demand) in &self.demands {
+            channel.send(*step, demand.deal(ring, prgs, *step, &mask)?).await?;
+        }
+        Ok(())
+    }
+
+    /// A server's part ahead of a run: fills `store`. Server 1 receives corrections from the helper on
+    /// `channel`; server 0 receives nothing. On failure the store is told, too.
+    ///
+    /// # Errors
+    /// As [`Demand::prepare`] and the channel.
+    pub async fn prepare<'m, R: SecureRing, C: Channel>(
+        &self,
+        ring: &R,
+        role: Server,
+        prg: &Prg,
+        resident: impl Fn(u32) -> Option<&'m bilinear::Resident<R>>,
+        channel: &mut C,
+        store: &Store<R>,
+    ) -> Result<()> {
+        let mut fill = async || {
+            for (step, demand) in &self.demands {
+                let correction = match role {
+                    Server::Server0 => Vec::new(),
+                    Server::Server1 => channel.recv(*step, demand.correction_len(ring)).await?,
+                };
+                store.put(*step, *demand, demand.prepare(ring, role, prg, *step, &correction, &resident)?)?;
+            }
+            Ok(())
+        };
+        let result = fill().await;
+        store.finish(result.clone());
+        result
+    }
+}
+
+/// One server's part of what one [`Demand`] asks for.
+pub enum Correlation<R: SecureRing> {
+    /// For [`bilinear::apply`].
+    Linear(bilinear::Masked<R>),
+    /// For [`sign`].
+    Sign(sign::Correlation<R>),
+    /// For [`convert`].
+    Convert(convert::Mask<R>),
+    /// For [`mul::mul`].
+    Mul(mul::Triples<R>),
+}
+
+impl<R: SecureRing> Correlation<R> {
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Linear(c) => c.bytes(),
+            Self::Sign(c) => c.bytes(),
+            Self::Convert(c) => c.bytes(),
+            Self::Mul(c) => c.bytes(),
+        }
+    }
+}
+
+/// Correlations of one session between the thread that prepares them and the one that spends them, in the order
+/// of the plan and within a memory cap.
+pub struct Store<R: SecureRing> {
+    cap: usize,
+    state: Mutex<State<R>>,
+    changed: Condvar,
+}
+
+struct State<R: SecureRing> {
+    queue: VecDeque<(Step, Demand, Correlation<R>)>,
+    held: usize,
+    /// Set once: how the producer ended.
+    done: Option<Result<()>>,
+    /// Set once the consumer is gone.
+    closed: bool,
+}
+
+impl<R: SecureRing> Store<R> {
+    /// Holds at most `cap` bytes, or one correlation if that alone is larger.
+    pub fn new(cap: usize) -> Self {
+        let state = State { queue: VecDeque::new(), held: 0, done: None, closed: false };
+        Self { cap, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<R>> {
+        // A panic elsewhere ends the session anyway; the state itself is always consistent.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, guard: MutexGuard<'a, State<R>>) -> MutexGuard<'a, State<R>> {
+        self.changed.wait(guard).unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Adds the next correlation, waiting for room.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] if nobody will take it any more.
+    pub fn put(&self, step: Step, demand: Demand, correlation: Correlation<R>) -> Result<()> {
+        let bytes = correlation.bytes();
+        let mut state = self.lock();
+        while !state.closed && !state.queue.is_empty() && state.held + bytes > self.cap {
+            state = self.wait(state);
+        }
+        if state.closed {
+            return Err(Error::Ended("the session no longer takes correlations".into()));
+        }
+        state.held += bytes;
+        state.queue.push_back((step, demand, correlation));
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Says that all is prepared, or why nothing more will come.
+    pub fn finish(&self, result: Result<()>) {
+        self.lock().done.get_or_insert(result);
+        self.changed.notify_all();
+    }
+
+    /// Lets the producer stop. What is left is wiped.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.queue.clear();
+        state.held = 0;
+        self.changed.notify_all();
+    }
+
+    /// Waits until everything is prepared, or as much as the cap allows.
+    ///
+    /// # Errors
+    /// The producer's error.
+    pub fn ready(&self) -> Result<()> {
+        let mut state = self.lock();
+        // The next one did not fit when half the cap is used and none was added: simply wait for the half.
+        while state.done.is_none() && !state.closed && state.held * 2 < self.cap {
+            state = self.wait(state);
+        }
+        match &state.done {
+            Some(Err(e)) => Err(e.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the correlation of `step`, waiting for it.
+    ///
+    /// # Errors
+    /// [`Error::Correlation`] if the next one is for another step or demand, or none is left; the producer's
+    /// error if it failed.
+    pub fn take(&self, step: Step, demand: &Demand) -> Result<Correlation<R>> {
+        let mut state = self.lock();
+        loop {
+            if let Some((for_step, for_demand, correlation)) = state.queue.pop_front() {
+                state.held -= correlation.bytes();
+                self.changed.notify_all();
+                if (for_step, for_demand) != (step, *demand) {
+                    return Err(Error::Correlation { step, reason: format!("one for {for_step}") });
+                }
+                return Ok(correlation);
+            }
+            match &state.done {
+                Some(Err(e)) => return Err(e.clone()),
+                Some(Ok(())) => {
+                    return Err(Error::Correlation { step, reason: "spent or never prepared".into() });
+                }
+                None if state.closed => return Err(Error::Ended("the session is closed".into())),
+                None => state = self.wait(state),
+            }
+        }
+    }
+
+    /// Whether everything was prepared and spent, as it must be after a run.
+    pub fn is_spent(&self) -> bool {
+        let state = self.lock();
+        state.queue.is_empty() && matches!(state.done, Some(Ok(())))
+    }
+}

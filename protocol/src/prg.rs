@@ -1,0 +1,250 @@
+//! Shared randomness: AES-128 in counter mode, one stream per (seed, step, purpose, plane, chunk).
+//!
+//! Two holders of a seed expand the same values at the same [`Step`]. The counter block spells out what the
+//! bytes are for, so two purposes never see the same keystream:
+//! step (8 bytes) | purpose (1) | plane (1) | chunk (2) | block counter (4).
+
+use aes::Aes128Enc;
+use aes::cipher::{Block, BlockCipherEncrypt, KeyInit};
+use hkdf::Hkdf;
+use sha2::Sha256;
+
+use crate::step::Step;
+
+/// A 256-bit secret shared with the helper (or the client), from which streams are expanded.
+#[derive(Clone, zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
+pub struct Seed([u8; 32]);
+
+impl Seed {
+    /// Draws a fresh seed from the operating system.
+    ///
+    /// # Errors
+    /// When the operating system has no entropy to give.
+    pub fn random() -> Result<Self, rand::rngs::SysError> {
+        use rand::TryRng;
+        let mut bytes = [0; 32];
+        rand::rngs::SysRng.try_fill_bytes(&mut bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// Takes bytes received from their owner over a confidential link.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes, for a confidential link.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The generator of this seed within `context` (the session or model load it was drawn for).
+    pub fn prg(&self, context: &[u8]) -> Prg {
+        let mut key = [0; 16];
+        Hkdf::<Sha256>::new(Some(b"sharelens prg 1"), &self.0)
+            .expand(context, &mut key)
+            .expect("16 bytes are within the output limit of HKDF");
+        let prg = Prg { cipher: Aes128Enc::new(&key.into()) };
+        zeroize::Zeroize::zeroize(&mut key);
+        prg
+    }
+}
+
+impl std::fmt::Debug for Seed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Seed(..)")
+    }
+}
+
+/// What a stream is used for. Every draw in the code has a purpose of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Purpose {
+    /// A share of a client's input.
+    Input = 1,
+    /// A share of a model's weight.
+    Weight,
+    /// A share of a model's bias.
+    Bias,
+    /// The lasting mask B of a weight.
+    WeightMask,
+    /// The mask A of a linear layer's input.
+    LinearMask,
+    /// Server 0's share of a dealt product of masks.
+    LinearProduct,
+    /// The mask r of a comparison.
+    CompareMask,
+    /// Server 0's shares of the one-hot digits of r.
+    CompareDigits,
+    /// Masks of the bits opened in the merging tree.
+    TreeMask,
+    /// Server 0's shares of products of tree masks.
+    TreeProduct,
+    /// Server 0's share of the sign bit of r.
+    FlipBit,
+    /// The mask beta of a sign bit.
+    SignMask,
+    /// Server 0's shares of numbers derived from r and beta.
+    SignDerived,
+    /// The mask r of a conversion.
+    ConvertMask,
+    /// Server 0's shares of numbers derived from the mask of a conversion.
+    ConvertDerived,
+    /// The masks of a multiplication's left factor.
+    MulLeft,
+    /// The masks of a multiplication's right factor.
+    MulRight,
+    /// Server 0's share of the product of the two.
+    MulProduct,
+    /// Tests.
+    Test,
+}
+
+/// Expands a seed.
+pub struct Prg {
+    cipher: Aes128Enc,
+}
+
+impl Prg {
+    /// The streams for one purpose.
+    pub const fn at(&self, step: Step, purpose: Purpose) -> Streams<'_> {
+        Streams { prg: self, step, purpose }
+    }
+
+    /// The stream for one purpose, plane and chunk of the call at `step`.
+    pub fn stream(&self, step: Step, purpose: Purpose, plane: usize, chunk: usize) -> Stream<'_> {
+        let plane = u8::try_from(plane).expect("fewer than 256 planes");
+        let chunk = u16::try_from(chunk).expect("fewer than 65536 chunks");
+        let mut block = [0; 16];
+        block[..8].copy_from_slice(&step.call_start().to_bits().to_le_bytes());
+        block[8] = purpose as u8;
+        block[9] = plane;
+        block[10..12].copy_from_slice(&chunk.to_le_bytes());
+        Stream { cipher: &self.cipher, block, counter: 0 }
+    }
+}
+
+/// The streams of one purpose at one step.
+#[derive(Clone, Copy, Debug)]
+pub struct Streams<'a> {
+    /// The generator.
+    pub prg: &'a Prg,
+    /// Where.
+    pub step: Step,
+    /// What for.
+    pub purpose: Purpose,
+}
+
+impl<'a> Streams<'a> {
+    /// The stream of one plane and chunk.
+    pub fn stream(self, plane: usize, chunk: usize) -> Stream<'a> {
+        self.prg.stream(self.step, self.purpose, plane, chunk)
+    }
+}
+
+impl std::fmt::Debug for Prg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Prg(..)")
+    }
+}
+
+/// A keystream, read once from the start.
+pub struct Stream<'a> {
+    cipher: &'a Aes128Enc,
+    block: [u8; 16],
+    counter: u64,
+}
+
+impl Stream<'_> {
+    /// The next `out.len()` bytes, rounded up to whole blocks: what is left of the last block is skipped.
+    ///
+    /// # Panics
+    /// After 2^32 blocks, which no step asks for.
+    pub fn fill(&mut self, out: &mut [u8]) {
+        // Enough blocks in flight for the widest AES units.
+        const BATCH: usize = 32;
+        let mut blocks = [Block::<Aes128Enc>::default(); BATCH];
+        for part in out.chunks_mut(16 * BATCH) {
+            let used = part.len().div_ceil(16);
+            for b in &mut blocks[..used] {
+                b.copy_from_slice(&self.block);
+                let counter = u32::try_from(self.counter).expect("a stream is shorter than 2^32 blocks");
+                b[12..].copy_from_slice(&counter.to_le_bytes());
+                self.counter += 1;
+            }
+            self.cipher.encrypt_blocks(&mut blocks[..used]);
+            for (o, b) in part.chunks_mut(16).zip(&blocks) {
+                o.copy_from_slice(&b[..o.len()]);
+            }
+        }
+    }
+
+    /// `n` words of uniform bits.
+    pub fn words(&mut self, n: usize) -> Vec<u64> {
+        let mut words = vec![0u64; n];
+        self.fill(bytemuck::cast_slice_mut(&mut words));
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn first(seed: u8, context: &[u8], step: Step, purpose: Purpose, plane: usize, chunk: usize) -> [u8; 16] {
+        let mut out = [0; 16];
+        Seed::from_bytes([seed; 32]).prg(context).stream(step, purpose, plane, chunk).fill(&mut out);
+        out
+    }
+
+    #[test]
+    fn every_coordinate_separates() {
+        let s = Step::layer(1).call(1);
+        let streams = [
+            first(0, b"a", s, Purpose::Test, 0, 0),
+            first(1, b"a", s, Purpose::Test, 0, 0),
+            first(0, b"b", s, Purpose::Test, 0, 0),
+            first(0, b"a", s.call(2), Purpose::Test, 0, 0),
+            first(0, b"a", Step::layer(2).call(1), Purpose::Test, 0, 0),
+            first(0, b"a", s, Purpose::Input, 0, 0),
+            first(0, b"a", s, Purpose::Test, 1, 0),
+            first(0, b"a", s, Purpose::Test, 0, 1),
+        ];
+        assert_eq!(streams.iter().collect::<HashSet<_>>().len(), streams.len());
+        assert_eq!(
+            streams[0],
+            first(0, b"a", s.message(5), Purpose::Test, 0, 0),
+            "messages share the call's"
+        );
+    }
+
+    #[test]
+    fn how_it_is_read_does_not_matter() {
+        let prg = Seed::from_bytes([3; 32]).prg(b"x");
+        let stream = || prg.stream(Step::layer(0), Purpose::Test, 0, 0);
+        let mut whole = vec![0; 16 * 100];
+        stream().fill(&mut whole);
+        let mut parts = vec![0; 16 * 100];
+        let mut s = stream();
+        for part in parts.chunks_mut(16 * 7) {
+            s.fill(part);
+        }
+        assert_eq!(whole, parts);
+    }
+
+    #[test]
+    fn golden() {
+        // Both ends must agree across versions and machines.
+        let mut out = [0; 8];
+        Seed::from_bytes([7; 32]).prg(b"golden").stream(Step::layer(1), Purpose::Input, 2, 3).fill(&mut out);
+        assert_eq!(u64::from_le_bytes(out), GOLDEN);
+    }
+
+    const GOLDEN: u64 = 16653697185739156491;
+
+    #[test]
+    fn prints_nothing() {
+        assert_eq!(format!("{:?}", Seed::from_bytes([7; 32])), "Seed(..)");
+    }
+}

@@ -1,0 +1,536 @@
+//! Sign, ReLU and other functions with one bend, from one comparison.
+//!
+//! Functionality  from [x] in `Reduced`, |x| below half the range, deliver shares of [x < 0], of max(x, 0), or
+//!                of a x for x >= 0 and b x for x < 0, in `Full` or `Reduced`; reveals nothing.
+//! Security       semi-honest, perfect given the dealt shares: z is masked by a uniform r, every bit of the
+//!                tree and the sign bit by a fresh bit.
+//! Cost           rounds: z, the levels of the [`Tree`], c. Bytes each way: `bytes(Reduced)` per element for
+//!                z, then the tree's planes and one plane for c. Dealt: [`correction_len`].
+//! Source         masked opening with a dealt mask as in Rabbit, FC 2021; the closed form for max(x, 0) of a
+//!                masked number mod an odd P is derived below.
+//!
+//! In the residue number system z = 2x + r mod P, so sign(x) = lsb(z) ^ lsb(r) ^ [z < r]. With l = lsb(z),
+//! rho = lsb(r), b = sign(x): 2x = z - r + P (l ^ rho) where b = 0 and z - r - P (l ^ rho) where b = 1, as
+//! integers, hence also mod M. In Z_2^64 z = x + r and sign(x) = msb(z) ^ msb(r) ^ [z' < r'] on the low 63
+//! bits, and x = z - r. The helper also deals a bit beta and the products of beta with what depends on r; the
+//! servers open c = b ^ beta and the rest is linear.
+
+mod rns;
+mod z64;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bits;
+use crate::channel::Channel;
+use crate::compare::{self, Rounds, Tree};
+use crate::cost::Cost;
+use crate::error::Result;
+use crate::party::Party;
+use crate::prg::{Prg, Purpose};
+use crate::ring::{Domain, Full, Range, Reduced, Ring, par};
+use crate::role::Server;
+use crate::secret::Secret;
+use crate::share::{self, Share};
+use crate::step::Step;
+
+/// What is computed from the sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Output {
+    /// [x < 0] in `Full`.
+    Bit,
+    /// max(x, 0) in `Reduced`.
+    Reduced,
+    /// Any function with one bend at zero, in `Full`.
+    Full,
+}
+
+impl Output {
+    /// The domain of the result.
+    pub const fn range(self) -> Range {
+        match self {
+            Self::Reduced => Range::Reduced,
+            Self::Bit | Self::Full => Range::Full,
+        }
+    }
+}
+
+/// A batch of signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Demand {
+    /// Elements.
+    pub n: usize,
+    /// What for.
+    pub output: Output,
+    /// Which tree.
+    pub rounds: Rounds,
+}
+
+/// A number the helper deals, as shares mod the modulus of one plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    what: Derived,
+    plane: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Derived {
+    /// beta.
+    Beta,
+    /// beta * r.
+    BetaMask,
+    /// r.
+    Mask,
+    /// rho, the bit of r that is XORed to the comparison.
+    Flip,
+    /// beta * rho.
+    BetaFlip,
+}
+
+impl Row {
+    /// The PRG lane: one for each pair of number and plane.
+    const fn lane(self) -> usize {
+        self.what as usize * 16 + self.plane
+    }
+}
+
+/// What a comparison in the clear knows of the masks: r as words, its bit, and beta.
+pub struct Plain<'a, R: Ring> {
+    /// r, plane by plane.
+    pub r: &'a [R::Word],
+    /// r as integers: what is compared.
+    pub number: &'a [R::Compared],
+    /// rho.
+    pub flip: &'a [u64],
+    /// beta.
+    pub beta: &'a [u64],
+}
+
+/// Opened values and one server's dealt shares, for the last step.
+pub struct Combine<'a, R: Ring> {
+    role: Server,
+    n: usize,
+    z: &'a [R::Word],
+    number: &'a [R::Compared],
+    /// l, the bit of z.
+    flip: &'a [u64],
+    /// c.
+    c: &'a [u64],
+    /// This server's share of r.
+    r: &'a [R::Word],
+    derived: &'a [R::Word],
+    slopes: Slopes,
+}
+
+/// The two slopes of a function with one bend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slopes {
+    /// For x >= 0.
+    pub positive: i64,
+    /// For x < 0.
+    pub negative: i64,
+}
+
+impl Slopes {
+    /// max(x, 0).
+    pub const RELU: Self = Self { positive: 1, negative: 0 };
+}
+
+/// A ring in which signs are computed.
+pub trait SignRing: Ring {
+    /// The rows that `output` needs.
+    fn rows(&self, output: Output) -> Vec<Row>;
+    /// A row in the clear.
+    fn derive(&self, row: Row, plain: &Plain<'_, Self>) -> Vec<Self::Word>;
+    /// The share of the result, from opened values and dealt shares.
+    fn combine(&self, output: Output, values: &Combine<'_, Self>) -> Vec<Self::Word>;
+}
+
+impl Demand {
+    fn tree<R: Ring>(&self, ring: &R) -> Tree {
+        Tree::new(ring.compare_bits(), self.rounds)
+    }
+
+    /// Bytes of the helper's correction.
+    pub fn correction_len<R: SignRing>(&self, ring: &R) -> usize {
+        let rows = ring.rows(self.output).len() * size_of::<R::Word>() * self.n;
+        rows + self.tree(ring).correction_len(self.n) + bits::bytes(self.n)
+    }
+
+    /// Cost of one run.
+    pub fn cost<R: SignRing>(&self, ring: &R) -> Cost {
+        let tree = self.tree(ring);
+        let bytes = self.n * ring.bytes(Range::Reduced) + tree.bytes(self.n) + bits::bytes(self.n);
+        Cost::online(tree.rounds() as u64 + 2, bytes).with_dealt(self.correction_len(ring))
+    }
+
+    /// One server's random masks.
+    fn draw<R: Ring>(&self, ring: &R, prg: &Prg, step: Step) -> Masks<R> {
+        Masks {
+            r: ring.uniform(Range::Reduced, prg.at(step, Purpose::CompareMask), self.n),
+            tree: compare::draw_masks(&self.tree(ring), self.n, prg, step),
+            beta: prg.stream(step, Purpose::SignMask, 0, 0).words(bits::words(self.n)).into(),
+        }
+    }
+
+    /// The helper's part: the correction for server 1.
+    pub fn deal<R: SignRing>(&self, ring: &R, prgs: [&Prg; 2], step: Step) -> Vec<u8> {
+        let [own, other] = prgs.map(|prg| self.draw(ring, prg, step));
+        self.correct(ring, own.sum(ring, other), prgs[0], step)
+    }
+
+    /// What server 1 must hold so that its shares and those server 0 expands from `prg` fit `masks`.
+    fn correct<R: SignRing>(&self, ring: &R, masks: Masks<R>, prg: &Prg, step: Step) -> Vec<u8> {
+        let n = self.n;
+        let (number, flip) = ring.split_for_sign(&masks.r, n);
+        let (number, flip) = (Secret::new(number), Secret::new(flip));
+        let mut out = Vec::with_capacity(self.correction_len(ring));
+        let plain = Plain { r: &masks.r, number: &number, flip: &flip, beta: &masks.beta };
+        let rows = par::map(n, ring.rows(self.output).into_iter(), |row| {
+            let mut words = Secret::new(ring.derive(row, &plain));
+            let mut share = Secret::zeroed(n);
+            ring.uniform_plane(row.plane, row.lane(), prg.at(step, Purpose::SignDerived), &mut share);
+            ring.sub_plane(row.plane, &mut words, &share);
+            words
+        });
+        rows.iter().for_each(|row| out.extend_from_slice(bytemuck::cast_slice(row)));
+        compare::deal(ring, &self.tree(ring), &number, &masks.tree, prg, step, &mut out);
+        let share = Secret::new(prg.stream(step, Purpose::FlipBit, 0, 0).words(bits::words(n)));
+        let flip: Vec<u64> = flip.iter().zip(share.iter()).map(|(a, b)| a ^ b).collect();
+        out.extend(bits::pack(&flip, n));
+        out
+    }
+
+    /// One server's correlation; `correction` is what the helper sent, empty at server 0.
+    ///
+    /// # Errors
+    /// [`crate::Error::Peer`] if the correction is not made of residues.
+    pub fn prepare<R: SignRing>(
+        &self,
+        ring: &R,
+        role: Server,
+        prg: &Prg,
+        step: Step,
+        correction: &[u8],
+    ) -> Result<Correlation<R>> {
+        let n = self.n;
+        let Masks { r, beta, .. } = self.draw(ring, prg, step);
+        let rows = ring.rows(self.output);
+        let row_bytes = rows.len() * size_of::<R::Word>() * n;
+        let (derived, tree, flip) = match role {
+            Server::Server0 => {
+                let mut derived = Secret::zeroed(rows.len() * n);
+                par::each(n, rows.iter().zip(derived.chunks_exact_mut(n.max(1))), |(row, out)| {
+                    ring.uniform_plane(row.plane, row.lane(), prg.at(step, Purpose::SignDerived), out);
+                });
+                let flip = prg.stream(step, Purpose::FlipBit, 0, 0).words(bits::words(n));
+                (derived, &[][..], flip)
+            }
+            Server::Server1 => {
+                let (derived, rest) = correction.split_at(row_bytes);
+                let (tree, flip) = rest.split_at(rest.len() - bits::bytes(n));
+                let derived: Secret<R::Word> = bytemuck::pod_collect_to_vec(derived).into();
+                if !rows
+                    .iter()
+                    .zip(derived.chunks_exact(n.max(1)))
+                    .all(|(row, w)| ring.is_canonical_plane(row.plane, w))
+                {
+                    return Err(share::not_canonical(step));
+                }
+                (derived, tree, bits::unpack(flip, n).expect("the length was checked on receipt"))
+            }
+        };
+        let dealt = compare::prepare(&self.tree(ring), n, role, prg, step, tree);
+        Ok(Correlation { demand: *self, r, beta, derived, flip: flip.into(), dealt })
+    }
+}
+
+/// The independent random part of a correlation, one server's or the sum.
+struct Masks<R: Ring> {
+    r: Secret<R::Word>,
+    tree: Secret<u64>,
+    beta: Secret<u64>,
+}
+
+impl<R: Ring> Masks<R> {
+    fn sum(mut self, ring: &R, other: Self) -> Self {
+        ring.add(Range::Reduced, &mut self.r, &other.r);
+        self.tree.iter_mut().zip(other.tree.iter()).for_each(|(a, b)| *a ^= b);
+        self.beta.iter_mut().zip(other.beta.iter()).for_each(|(a, b)| *a ^= b);
+        self
+    }
+}
+
+/// One server's correlation for one [`Demand`].
+pub struct Correlation<R: Ring> {
+    demand: Demand,
+    r: Secret<R::Word>,
+    beta: Secret<u64>,
+    derived: Secret<R::Word>,
+    flip: Secret<u64>,
+    dealt: compare::Dealt,
+}
+
+impl<R: Ring> Correlation<R> {
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.r)
+            + size_of_val(&*self.beta)
+            + size_of_val(&*self.derived)
+            + size_of_val(&*self.flip)
+            + self.dealt.bytes()
+    }
+}
+
+/// max(x, 0) in the domain `D`, whose correlation must be of that output.
+///
+/// # Errors
+/// As [`Channel`].
+pub async fn relu<R: SignRing, C: Channel, D: Domain>(
+    party: &mut Party<'_, R, C>,
+    step: Step,
+    x: &Share<R, Reduced>,
+    correlation: Correlation<R>,
+) -> Result<Share<R, D>> {
+    debug_assert_eq!(correlation.demand.output.range(), D::RANGE);
+    Ok(Share::new(run(party, step, x, correlation, Slopes::RELU).await?))
+}
+
+/// `positive * x` for x >= 0, `negative * x` for x < 0.
+///
+/// # Errors
+/// As [`Channel`].
+pub async fn slopes<R: SignRing, C: Channel>(
+    party: &mut Party<'_, R, C>,
+    step: Step,
+    x: &Share<R, Reduced>,
+    correlation: Correlation<R>,
+    slopes: Slopes,
+) -> Result<Share<R, Full>> {
+    debug_assert_eq!(correlation.demand.output, Output::Full);
+    Ok(Share::new(run(party, step, x, correlation, slopes).await?))
+}
+
+/// [x < 0].
+///
+/// # Errors
+/// As [`Channel`].
+pub async fn is_negative<R: SignRing, C: Channel>(
+    party: &mut Party<'_, R, C>,
+    step: Step,
+    x: &Share<R, Reduced>,
+    correlation: Correlation<R>,
+) -> Result<Share<R, Full>> {
+    debug_assert_eq!(correlation.demand.output, Output::Bit);
+    Ok(Share::new(run(party, step, x, correlation, Slopes::RELU).await?))
+}
+
+async fn run<R: SignRing, C: Channel>(
+    party: &mut Party<'_, R, C>,
+    step: Step,
+    x: &Share<R, Reduced>,
+    correlation: Correlation<R>,
+    slopes: Slopes,
+) -> Result<Vec<R::Word>> {
+    let ring = party.ring;
+    let Correlation { demand, r, beta, derived, flip: own_flip, dealt } = correlation;
+    let n = demand.n;
+    let mut masked = x.words().to_vec();
+    ring.mask_for_sign(&mut masked, &r);
+    let z = party.open(step, Range::Reduced, masked).await?;
+    let (number, flip) = ring.split_for_sign(&z, n);
+
+    let rounds = dealt.rounds() as u16;
+    let less = compare::less_than(party, step.message(1), &number, dealt).await?;
+
+    // c = sign ^ beta.
+    let mut c: Vec<u64> = (0..less.len()).map(|i| less[i] ^ own_flip[i] ^ beta[i]).collect();
+    if party.role.is_first() {
+        c.iter_mut().zip(&flip).for_each(|(c, l)| *c ^= l);
+    }
+    let at = step.message(1 + rounds);
+    let received = party.exchange(at, bits::pack(&c, n)).await?;
+    let other = bits::unpack(&received, n).expect("as long as what was sent");
+    c.iter_mut().zip(&other).for_each(|(a, b)| *a ^= b);
+
+    let values = Combine {
+        role: party.role,
+        n,
+        z: &z,
+        number: &number,
+        flip: &flip,
+        c: &c,
+        r: &r,
+        derived: &derived,
+        slopes,
+    };
+    Ok(ring.combine(demand.output, &values))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{AT, Run, numbers, prgs, reduced_bound, rings, run, shares, shift};
+
+    fn correlations<R: SignRing>(
+        ring: &R,
+        demand: Demand,
+        adjust: impl Fn(&mut Masks<R>),
+    ) -> [Correlation<R>; 2] {
+        let prgs = prgs(40);
+        let [own, mut other] = [0, 1].map(|i| demand.draw(ring, &prgs[i], AT));
+        adjust(&mut other);
+        let kept = [(&other.r, &other.beta)].map(|(r, beta)| (r.clone(), beta.clone()));
+        let tree_mask = other.tree.clone();
+        let correction = demand.correct(ring, own.sum(ring, other), &prgs[0], AT);
+        assert_eq!(correction.len(), demand.correction_len(ring));
+        let c0 = demand.prepare(ring, Server::Server0, &prgs[0], AT, &[]).unwrap();
+        let c1 = demand.prepare(ring, Server::Server1, &prgs[1], AT, &correction).unwrap();
+        let [(r, beta)] = kept;
+        [c0, Correlation { r, beta, dealt: c1.dealt.with_masks(tree_mask), ..c1 }]
+    }
+
+    fn go<R: SignRing>(ring: &R, x: &[i64], demand: Demand, slopes: Slopes) -> Run<Vec<R::Word>> {
+        let [x0, x1] = shares::<R, Reduced>(ring, 2, x);
+        let [c0, c1] = correlations(ring, demand, |_| ());
+        let out = run(ring, [(x0, c0), (x1, c1)], async |p, (x, c)| super::run(p, AT, &x, c, slopes).await)
+            .unwrap();
+        out.assert_priced(demand.cost(ring));
+        out
+    }
+
+    fn join<R: Ring>(ring: &R, output: Output, out: Run<Vec<R::Word>>) -> Vec<i64> {
+        let [a, b] = out.out;
+        share::join(ring, output.range(), a.into(), &b)
+    }
+
+    fn check<R: SignRing>(ring: &R) {
+        for rounds in [Rounds::Balanced, Rounds::Fewest] {
+            for n in [1, 8, 63, 65, 700] {
+                let x = numbers(n as u8, n, ring.bound(Range::Reduced));
+                for output in [Output::Bit, Output::Reduced, Output::Full] {
+                    let demand = Demand { n, output, rounds };
+                    let want: Vec<i64> = x
+                        .iter()
+                        .map(|&x| if output == Output::Bit { i64::from(x < 0) } else { x.max(0) })
+                        .collect();
+                    assert_eq!(
+                        join(ring, output, go(ring, &x, demand, Slopes::RELU)),
+                        want,
+                        "{output:?} {rounds:?} {n}"
+                    );
+                }
+                let slopes = Slopes { positive: 50, negative: -7 };
+                let small: Vec<i64> = x.iter().map(|x| x / 60).collect();
+                let want: Vec<i64> = small.iter().map(|&x| if x < 0 { -7 * x } else { 50 * x }).collect();
+                let demand = Demand { n, output: Output::Full, rounds };
+                assert_eq!(join(ring, Output::Full, go(ring, &small, demand, slopes)), want);
+            }
+        }
+    }
+
+    #[test]
+    fn correct_and_priced() {
+        rings(check, check);
+    }
+
+    #[test]
+    fn every_number_of_a_small_ring() {
+        let ring = crate::ring::Rns::new(crate::ring::Moduli { p: vec![7, 5], q: vec![3, 11] }).unwrap();
+        let bound = ring.bound(Range::Reduced);
+        let x: Vec<i64> = (-bound..=bound).cycle().take(35 * 100).collect();
+        for output in [Output::Bit, Output::Reduced, Output::Full] {
+            let demand = Demand { n: x.len(), output, rounds: Rounds::Balanced };
+            let out = join(&ring, output, go(&ring, &x, demand, Slopes::RELU));
+            for (x, y) in x.iter().zip(out) {
+                assert_eq!(y, if output == Output::Bit { i64::from(*x < 0) } else { *x.max(&0) });
+            }
+        }
+    }
+
+    #[test]
+    fn costs_as_documented() {
+        let rns = |k, l| crate::ring::Rns::new(crate::ring::Moduli::usual(k, l).unwrap()).unwrap();
+        for (ring, bytes, dealt) in [(rns(3, 3), 4.5, 35.0), (rns(3, 2), 4.5, 30.0), (rns(4, 2), 6.0, 40.0)] {
+            let n = 1 << 16;
+            let cost = Demand { n, output: Output::Full, rounds: Rounds::Balanced }.cost(&ring);
+            assert_eq!(cost.bytes as f64 / n as f64, bytes);
+            assert!((cost.dealt as f64 / n as f64) < dealt && cost.rounds == 4, "{cost:?}");
+        }
+    }
+
+    /// Server 0's view when server 1's share of x is moved by `by` and all its masks are moved so that what it
+    /// masks stays covered by the same bits.
+    fn view<R: SignRing>(ring: &R, demand: Demand, by: Option<&[i64]>) -> Vec<u8> {
+        let n = demand.n;
+        let x = numbers(1, n, 1 << 12);
+        let prgs = prgs(40);
+        let total = |r1: &Secret<R::Word>| {
+            let mut r = demand.draw(ring, &prgs[0], AT).r;
+            ring.add(Range::Reduced, &mut r, r1);
+            r
+        };
+        let z_of = |x: &[i64], r: &[R::Word]| {
+            let mut z = ring.encode(Range::Reduced, x);
+            ring.mask_for_sign(&mut z, r);
+            ring.split_for_sign(&z, n)
+        };
+        let [x0, x1] = shares::<R, Reduced>(ring, 2, &x);
+        let mut x1 = x1.into_words();
+        let moved: Vec<i64> = by.map_or(x.clone(), |by| x.iter().zip(by).map(|(x, d)| x + d).collect());
+        let [c0, c1] = correlations(ring, demand, |masks| {
+            let Some(by) = by else { return };
+            let before = total(&masks.r);
+            // z stays if r moves against x.
+            let mut minus = ring.encode(Range::Reduced, &by.iter().map(|b| -b).collect::<Vec<_>>());
+            ring.mask_for_sign(&mut minus, &masks.r.clone());
+            masks.r = minus.into();
+            let after = total(&masks.r);
+            let wires = |x: &[i64], r: &[R::Word]| {
+                let (z, l) = z_of(x, r);
+                let (number, flip) = ring.split_for_sign(r, n);
+                let (inputs, less) = compare::wires(ring, &demand.tree(ring), &z, &number);
+                let sign: Vec<u64> = less.iter().zip(&flip).zip(&l).map(|((a, b), c)| a ^ b ^ c).collect();
+                (inputs, sign, z)
+            };
+            let ((a, sign_a, za), (b, sign_b, zb)) = (wires(&x, &before), wires(&moved, &after));
+            assert_eq!(
+                bytemuck::cast_slice::<_, u8>(&za),
+                bytemuck::cast_slice::<_, u8>(&zb),
+                "z is the same"
+            );
+            masks.tree.iter_mut().zip(a.iter().zip(&b)).for_each(|(m, (a, b))| *m ^= a ^ b);
+            masks.beta.iter_mut().zip(sign_a.iter().zip(&sign_b)).for_each(|(m, (a, b))| *m ^= a ^ b);
+        });
+        if let Some(by) = by {
+            shift(ring, Range::Reduced, &mut x1, by);
+        }
+        let inputs = [(x0, c0), (Share::new(x1), c1)];
+        let out = run(ring, inputs, async |p, (x, c)| super::run(p, AT, &x, c, Slopes::RELU).await).unwrap();
+        let want: Vec<i64> = moved.iter().map(|&x| x.max(0)).collect();
+        let views = out.views.clone();
+        assert_eq!(join(ring, demand.output, out), want, "still the right result");
+        views[0].clone()
+    }
+
+    #[test]
+    fn simulatable() {
+        fn check<R: SignRing>(ring: &R) {
+            for rounds in [Rounds::Balanced, Rounds::Fewest] {
+                let demand = Demand { n: 130, output: Output::Full, rounds };
+                let by = numbers(6, 130, 1 << 12);
+                assert_eq!(view(ring, demand, None), view(ring, demand, Some(&by)));
+            }
+        }
+        rings(check, check);
+    }
+
+    #[test]
+    fn a_malformed_correction_is_refused() {
+        let ring = crate::ring::Rns::new(crate::ring::Moduli::usual(3, 2).unwrap()).unwrap();
+        let demand = Demand { n: 4, output: Output::Full, rounds: Rounds::Balanced };
+        let bad = vec![255; demand.correction_len(&ring)];
+        assert!(demand.prepare(&ring, Server::Server1, &prgs(1)[1], AT, &bad).is_err());
+        assert!(reduced_bound(&ring) > 0);
+    }
+}
