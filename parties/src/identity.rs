@@ -33,6 +33,11 @@ impl Pin {
         Ok(Self::of_spki(parsed.subject_public_key_info().as_ref()))
     }
 
+    /// From the bytes of [`Pin::as_bytes`].
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// From 64 hexadecimal digits.
     pub fn from_hex(text: &str) -> Option<Self> {
         from_hex(text)?.try_into().ok().map(Self)

@@ -9,6 +9,8 @@ pub mod config;
 pub mod control;
 pub mod error;
 pub mod identity;
+pub mod runner;
+pub mod storage;
 mod tls;
 pub mod transport;
 

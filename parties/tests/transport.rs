@@ -401,9 +401,9 @@ async fn both_ends_may_write_64_mib_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bounded_channel_waits_for_room() {
     let pair = pair().await;
-    let (mut a, b) = streams(&pair).await;
-    a.set_timeout(Duration::from_millis(300));
-    let mut a = a.into_channel(Ended::default(), Sending::Bounded(1 << 20), Traffic::default()).unwrap();
+    let (a, b) = streams(&pair).await;
+    let sending = Sending::Bounded { bytes: 1 << 20, wait: Duration::from_millis(300) };
+    let mut a = a.into_channel(Ended::default(), sending, Traffic::default()).unwrap();
     let mut b = channel(b);
     // The peer's window takes some, the queue one message; then there must be an end.
     let mut sent = 0u16;

@@ -62,8 +62,14 @@ impl Ended {
 pub enum Sending {
     /// Without limit: between the servers, where each side sends what the other one needs next.
     Unbounded,
-    /// At most this many bytes, then senders wait: from the helper, which runs ahead.
-    Bounded(usize),
+    /// At most `bytes`, then senders wait for room: from the helper, which runs ahead and may rest while an
+    /// image is awaited, so `wait` is about as long as a session.
+    Bounded {
+        /// Bytes queued.
+        bytes: usize,
+        /// Longest wait.
+        wait: Duration,
+    },
 }
 
 /// Bytes that went over a channel, headers included.
@@ -92,9 +98,15 @@ pub struct StreamChannel {
     ended: Ended,
     traffic: Traffic,
     queue: mpsc::UnboundedSender<Item>,
-    room: Option<(Arc<Semaphore>, usize)>,
+    room: Option<Room>,
     failure: Arc<OnceLock<Error>>,
     abort: Option<oneshot::Sender<Code>>,
+}
+
+struct Room {
+    semaphore: Arc<Semaphore>,
+    kib: usize,
+    wait: Duration,
 }
 
 enum Item {
@@ -117,15 +129,15 @@ impl StreamChannel {
         let failure = Arc::new(OnceLock::new());
         let room = match sending {
             Sending::Unbounded => None,
-            Sending::Bounded(bytes) => {
+            Sending::Bounded { bytes, wait } => {
                 let kib = (bytes >> 10).clamp(1, u32::MAX as usize >> 10);
-                Some((Arc::new(Semaphore::new(kib)), kib))
+                Some(Room { semaphore: Arc::new(Semaphore::new(kib)), kib, wait })
             }
         };
         let writer = Writer {
             peer: peer.clone(),
             failure: failure.clone(),
-            room: room.as_ref().map(|(semaphore, _)| semaphore.clone()),
+            room: room.as_ref().map(|room| room.semaphore.clone()),
         };
         tokio::spawn(writer.run(send, items, aborted));
         Self { peer, recv, timeout, ended, traffic, queue, room, failure, abort: Some(abort) }
@@ -232,17 +244,18 @@ impl Channel for StreamChannel {
         let total = bytes.len() + HEADER_BYTES;
         let permit = match &self.room {
             None => None,
-            Some((semaphore, kib)) => {
-                let need = total.div_ceil(1024).min(*kib) as u32;
+            Some(room) => {
+                let need = total.div_ceil(1024).min(room.kib) as u32;
+                let acquire = room.semaphore.clone().acquire_many_owned(need);
                 let acquired = tokio::select! {
-                    acquired = tokio::time::timeout(self.timeout, semaphore.clone().acquire_many_owned(need)) => acquired,
+                    acquired = tokio::time::timeout(room.wait, acquire) => acquired,
                     reason = self.ended.wait() => return Err(reason.to_protocol()),
                 };
                 match acquired {
                     Ok(Ok(permit)) => Some(permit),
                     Ok(Err(_)) => return Err(gone(self)),
                     Err(_) => {
-                        let seconds = self.timeout.as_secs();
+                        let seconds = room.wait.as_secs();
                         return Err(ProtocolError::Timeout { peer: self.peer.clone(), step, seconds });
                     }
                 }
