@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use sharelens_protocol::cost::Ledger;
+use sharelens_protocol::prg::Seed;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::codec::Message;
@@ -39,26 +40,6 @@ impl std::fmt::Display for SessionId {
 impl std::fmt::Debug for SessionId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "SessionId({self})")
-    }
-}
-
-/// 32 secret bytes from which a whole share or a stream of randomness is expanded.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
-pub struct Seed(pub [u8; 32]);
-
-impl Seed {
-    /// A fresh one from the operating system.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] without entropy.
-    pub fn random() -> Result<Self> {
-        crate::identity::random().map(Self)
-    }
-}
-
-impl std::fmt::Debug for Seed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Seed(..)")
     }
 }
 
@@ -235,8 +216,26 @@ pub struct Report {
 }
 
 /// This server's seed of a session or a load, from the helper.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DealtSeed(pub Seed);
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+pub struct DealtSeed([u8; 32]);
+
+impl DealtSeed {
+    /// For the wire.
+    pub fn new(seed: &Seed) -> Self {
+        Self(*seed.as_bytes())
+    }
+
+    /// From the wire.
+    pub fn seed(&self) -> Seed {
+        Seed::from_bytes(self.0)
+    }
+}
+
+impl std::fmt::Debug for DealtSeed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DealtSeed(..)")
+    }
+}
 
 /// Which models are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -298,11 +297,11 @@ mod tests {
 
     #[test]
     fn seeds_are_golden_and_do_not_print() {
-        let seed = DealtSeed(Seed([9; 32]));
+        let seed = DealtSeed::new(&Seed::from_bytes([9; 32]));
         let mut golden = vec![9, 0, 1, 0, 32, 0, 0, 0];
         golden.extend([9; 32]);
         assert_eq!(encode(&seed).unwrap(), golden);
-        assert_eq!(format!("{seed:?}"), "DealtSeed(Seed(..))");
+        assert_eq!(format!("{seed:?}"), "DealtSeed(..)");
     }
 
     #[test]

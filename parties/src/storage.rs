@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
@@ -49,8 +49,8 @@ pub struct StoredModel {
 }
 
 /// A model that is on disk but does not count yet; removed unless committed.
-pub struct Staged<'a> {
-    storage: &'a Storage,
+pub struct Staged {
+    storage: Arc<Storage>,
     temporary: PathBuf,
     id: ModelId,
     owner: Pin,
@@ -61,13 +61,13 @@ impl Storage {
     ///
     /// # Errors
     /// [`Error::Storage`] or [`Error::Config`] naming the file.
-    pub fn open(dir: &Path, role: Role) -> Result<Self> {
+    pub fn open(dir: &Path, role: Role) -> Result<Arc<Self>> {
         let models = dir.join("models");
         fs::create_dir_all(&models).map_err(|e| Error::storage(&models, e))?;
         let key = storage_key(&dir.join("storage.key"))?;
         let index = Mutex::new(scan(&models)?);
         let seen = Mutex::new(Seen::open(&dir.join("sessions.seen"))?);
-        Ok(Self { dir: dir.into(), role, key, index, seen })
+        Ok(Arc::new(Self { dir: dir.into(), role, key, index, seen }))
     }
 
     /// Notes a session's id.
@@ -129,7 +129,7 @@ impl Storage {
     ///
     /// # Errors
     /// [`Error::Storage`].
-    pub fn stage(&self, id: &ModelId, owner: Pin, model: &StoredModel) -> Result<Staged<'_>> {
+    pub fn stage(self: &Arc<Self>, id: &ModelId, owner: Pin, model: &StoredModel) -> Result<Staged> {
         check_name(&id.name)?;
         let dir = self.dir.join("models").join(&id.name);
         fs::create_dir_all(&dir).map_err(|e| Error::storage(&dir, e))?;
@@ -146,7 +146,7 @@ impl Storage {
             .map_err(|_| Error::Internal("encryption failed".into()))?;
         let temporary = dir.join(format!("{TEMPORARY}{}", hex(&random::<8>()?)));
         // From here on the drop of `staged` removes what was written.
-        let staged = Staged { storage: self, temporary, id: id.clone(), owner };
+        let staged = Staged { storage: self.clone(), temporary, id: id.clone(), owner };
         let write = || {
             let mut options = OpenOptions::new();
             options.write(true).create_new(true);
@@ -209,7 +209,7 @@ impl Storage {
     }
 }
 
-impl Staged<'_> {
+impl Staged {
     /// Makes the model visible.
     ///
     /// # Errors
@@ -227,7 +227,7 @@ impl Staged<'_> {
     }
 }
 
-impl Drop for Staged<'_> {
+impl Drop for Staged {
     fn drop(&mut self) {
         // Gone already after a commit.
         let _ = fs::remove_file(&self.temporary);
@@ -376,7 +376,7 @@ mod tests {
         fs::write(&file, &good).unwrap();
         storage.load(&id(1)).unwrap();
         // The same file at a node with another role.
-        let other = Storage { role: Role::Server0, ..Storage::open(dir.path(), Role::Server1).unwrap() };
+        let other = Storage::open(dir.path(), Role::Server0).unwrap();
         assert!(other.load(&id(1)).is_err());
     }
 

@@ -124,6 +124,17 @@ impl ControlStream {
         }
     }
 
+    /// Waits until the peer resets the stream or goes away; bytes that it sent stay unread. Pending for as long
+    /// as it is there, also after it has sent everything.
+    pub async fn gone(&mut self) -> Error {
+        let Some((_, recv)) = self.streams.as_mut() else { return taken() };
+        match recv.received_reset().await {
+            Ok(Some(code)) => refused(&self.peer, code),
+            Err(quinn::ResetError::ConnectionLost(e)) => lost(&self.peer, &e),
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
     /// Ends the sending side in order and waits until the peer has everything.
     ///
     /// # Errors
