@@ -13,7 +13,8 @@ use crate::runner::Runner;
 use crate::transport::{Connection, ControlStream};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const ATTEMPT: Duration = Duration::from_secs(2);
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// A connected node.
@@ -116,7 +117,9 @@ fn short(connection: &Connection) -> String {
 
 async fn dial<R: Runner>(inner: &Inner<R>, peer: Role) -> Result<(Connection, [u8; 16])> {
     let card = inner.cluster.card(peer);
-    let timeout = inner.config.limits.connect_timeout();
+    // A packet to a node that is just starting is lost, and QUIC repeats it ever more rarely: rather try anew.
+    let handshake = Duration::from_secs_f64(inner.config.link.rtt_ms * 1e-2).max(ATTEMPT);
+    let timeout = inner.config.limits.connect_timeout().min(handshake);
     let connection = inner.endpoint.connect(&peer.to_string(), &card.public, card.pin, timeout).await?;
     let mut stream = connection.open(timeout).await?;
     let purpose = Purpose::Greet { role: inner.role, boot: inner.boot };

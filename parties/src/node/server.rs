@@ -24,6 +24,8 @@ pub async fn infer<R: Runner>(
     model: &str,
     version: Option<u32>,
 ) -> Result<()> {
+    // Until the client and the other nodes have everything; a shutdown waits for that.
+    let _active = inner.active.enter();
     let ended = Ended::default();
     let limit = inner.config.limits.session_timeout();
     let work = serve(inner, &mut client, session, model, version, &ended);

@@ -138,13 +138,9 @@ impl Endpoint {
         self.inner.accept().await.map(|inner| Incoming { inner, link: self.link.clone() })
     }
 
-    /// Refuses new connections; those that exist go on.
-    pub fn stop_accepting(&self) {
-        self.inner.set_server_config(None);
-    }
-
     /// Ends all connections and waits until peers were told.
     pub async fn close(&self, code: Code, reason: &str) {
+        self.inner.set_server_config(None);
         self.inner.close(code.to_wire().into(), reason.as_bytes());
         let _ = tokio::time::timeout(Duration::from_secs(1), self.inner.wait_idle()).await;
     }

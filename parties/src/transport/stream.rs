@@ -86,6 +86,14 @@ impl Traffic {
     pub fn received(&self) -> u64 {
         self.0.1.load(Ordering::Relaxed)
     }
+
+    pub(crate) fn add_sent(&self, bytes: usize) {
+        self.0.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_received(&self, bytes: usize) {
+        self.0.1.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
 }
 
 /// A [`Channel`] over a QUIC stream. Dropped before [`StreamChannel::close`], it is reset, so that the peer
@@ -263,7 +271,7 @@ impl Channel for StreamChannel {
         };
         let item = Item::Message { header: header(step, bytes.len()), body: bytes.into(), _room: permit };
         self.queue.send(item).map_err(|_| gone(self))?;
-        self.traffic.0.0.fetch_add(total as u64, Ordering::Relaxed);
+        self.traffic.add_sent(total);
         Ok(())
     }
 
@@ -277,7 +285,7 @@ impl Channel for StreamChannel {
         check_header(&head, step, len)?;
         let mut bytes = vec![0; len];
         self.read(&mut bytes).await.map_err(|e| self.failed(step, &due(), e))?;
-        self.traffic.0.1.fetch_add((len + HEADER_BYTES) as u64, Ordering::Relaxed);
+        self.traffic.add_received(len + HEADER_BYTES);
         Ok(bytes)
     }
 }
