@@ -6,6 +6,7 @@
 
 use std::sync::OnceLock;
 
+mod bend;
 mod conv;
 mod depthwise;
 mod elementwise;
@@ -22,6 +23,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+pub use bend::{Bend, Masked, Wrapped, bend, bend_wrapped, keep_where, spread_bits, unmask_bit};
 pub use elementwise::{
     add_mod, compose_u32, mul_add_const_mod, mul_add_mod, mul_const_mod, mul_mod, neg_mod, reduce_i64,
     reduce_u32, rescale, sub_mod,
