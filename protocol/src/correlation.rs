@@ -348,3 +348,106 @@ impl<R: SecureRing> Store<R> {
         state.queue.is_empty() && matches!(state.done, Some(Ok(())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::Z64;
+    use crate::testing::{AT, prgs};
+
+    const N: usize = 10;
+    const DEMAND: Demand = Demand::Mul { n: N };
+
+    fn correlation(step: Step) -> Correlation<Z64> {
+        DEMAND.prepare(&Z64::new(), Server::Server0, &prgs(1)[0], step, &[], |_| None).unwrap()
+    }
+
+    fn store() -> Store<Z64> {
+        let store = Store::new(1 << 20);
+        for call in 1..4 {
+            store.put(AT.call(call), DEMAND, correlation(AT.call(call))).unwrap();
+        }
+        store.finish(Ok(()));
+        store
+    }
+
+    #[test]
+    fn each_is_taken_once_and_in_order() {
+        let store = store();
+        assert!(store.take(AT.call(1), &DEMAND).is_ok());
+        // The same again.
+        assert!(matches!(store.take(AT.call(1), &DEMAND), Err(Error::Correlation { .. })));
+        // What was in its place is gone, too.
+        assert!(store.take(AT.call(3), &DEMAND).is_ok());
+        assert!(store.is_spent());
+        assert!(matches!(store.take(AT.call(3), &DEMAND), Err(Error::Correlation { .. })));
+    }
+
+    #[test]
+    fn one_of_another_kind_is_refused() {
+        for other in [Demand::Mul { n: N + 1 }, Demand::Convert { n: N }] {
+            assert!(matches!(store().take(AT.call(1), &other), Err(Error::Correlation { .. })));
+        }
+    }
+
+    #[test]
+    fn corrections_fit_their_step_alone() {
+        // The same correction prepared for another step gives other triples: its masks differ.
+        let (ring, prgs) = (Z64::new(), prgs(1));
+        let sent = DEMAND.deal(&ring, [&prgs[0], &prgs[1]], AT, |_| None).unwrap();
+        let at = |step| match DEMAND.prepare(&ring, Server::Server1, &prgs[1], step, &sent, |_| None).unwrap()
+        {
+            Correlation::Mul(t) => t,
+            _ => unreachable!("a multiplication was asked for"),
+        };
+        assert!(at(AT).same_masks(&at(AT)));
+        assert!(!at(AT).same_masks(&at(AT.call(9))));
+    }
+
+    #[test]
+    fn corrections_of_another_length_are_refused() {
+        let (ring, prgs) = (Z64::new(), prgs(1));
+        for len in [0, 8 * N - 1, 8 * N + 1] {
+            let got = DEMAND.prepare(&ring, Server::Server1, &prgs[1], AT, &vec![0; len], |_| None);
+            assert!(matches!(got.err(), Some(Error::Peer { .. })), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn errors_and_closing_reach_the_other_side() {
+        let store = Store::<Z64>::new(100);
+        store.finish(Err(Error::Ended("the helper is gone".into())));
+        assert!(matches!(store.take(AT, &DEMAND), Err(Error::Ended(_))));
+        assert!(matches!(store.ready(), Err(Error::Ended(_))));
+        store.close();
+        assert!(matches!(store.put(AT, DEMAND, correlation(AT)), Err(Error::Ended(_))));
+    }
+
+    #[test]
+    fn the_producer_waits_for_room() {
+        let one = correlation(AT).bytes();
+        let store = Store::<Z64>::new(2 * one);
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                for call in 1..20 {
+                    store.put(AT.call(call), DEMAND, correlation(AT.call(call))).unwrap();
+                }
+                store.finish(Ok(()));
+            });
+            store.ready().unwrap();
+            for call in 1..20 {
+                assert!(store.lock().held <= 2 * one);
+                store.take(AT.call(call), &DEMAND).unwrap();
+            }
+        });
+        assert!(store.is_spent());
+    }
+
+    #[test]
+    #[should_panic(expected = "steps ascend")]
+    fn a_step_is_planned_once() {
+        let mut plan = Plan::default();
+        plan.push(AT, DEMAND);
+        plan.push(AT, DEMAND);
+    }
+}

@@ -42,6 +42,14 @@ impl<R: Ring> Triples<R> {
     }
 }
 
+#[cfg(test)]
+impl<R: Ring> Triples<R> {
+    /// Whether the random parts agree.
+    pub fn same_masks(&self, other: &Self) -> bool {
+        *self.a == *other.a && *self.b == *other.b
+    }
+}
+
 fn factors<R: Ring>(ring: &R, n: usize, prg: &Prg, step: Step) -> [Secret<R::Word>; 2] {
     [Purpose::MulLeft, Purpose::MulRight].map(|p| ring.uniform(Range::Full, prg.at(step, p), n))
 }
