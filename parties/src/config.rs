@@ -100,7 +100,7 @@ impl Card {
     /// [`Error::Config`].
     pub fn load(file: &Path) -> Result<Self> {
         let card: Self = read_toml(file)?;
-        card.check().map_err(|e| Error::config(file, e))?;
+        card.checked().map_err(|e| Error::config(file, e))?;
         Ok(card)
     }
 
@@ -112,7 +112,15 @@ impl Card {
         write_toml(file, self, "")
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// Checks address and version.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn check(&self) -> Result<()> {
+        self.checked().map_err(|reason| Error::Config { file: format!("the card of {}", self.role), reason })
+    }
+
+    fn checked(&self) -> Result<(), String> {
         if self.protocol != PROTOCOL_VERSION {
             return Err(format!(
                 "{} speaks protocol version {}, here it is {PROTOCOL_VERSION}",
@@ -221,7 +229,7 @@ impl Cluster {
             }
         }
         for (i, a) in self.nodes.iter().enumerate() {
-            a.check()?;
+            a.checked()?;
             for b in &self.nodes[..i] {
                 if a.pin == b.pin {
                     return Err(format!("{} and {} have the same key", b.role, a.role));

@@ -8,6 +8,7 @@ pub mod client;
 pub mod codec;
 pub mod config;
 pub mod control;
+pub mod engine;
 pub mod error;
 pub mod identity;
 pub mod local;

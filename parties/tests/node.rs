@@ -335,7 +335,7 @@ async fn draining_finishes_what_runs_and_refuses_the_rest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_nodes_and_clients_end_their_sessions() {
     let mut nodes = Nodes::start().await;
-    nodes.share("toy", 1, "toy:10:1500").await.unwrap();
+    nodes.share("toy", 1, "toy:10:600").await.unwrap();
     let client = nodes.client().await;
     check(&infer(&client, "toy").await.unwrap());
     // A client that leaves ends its session; its place is free once the engine's threads are gone.
@@ -344,12 +344,12 @@ async fn lost_nodes_and_clients_end_their_sessions() {
         assert!(gone.is_err());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    tokio::time::sleep(Duration::from_millis(1700)).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
     check(&infer(&client, "toy").await.unwrap());
     // Server 1 disappears in the middle.
     let server1 = nodes.nodes[1].take().unwrap();
     let leave = async {
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         drop(server1);
     };
     let (outcome, ()) = tokio::join!(infer(&client, "toy"), leave);

@@ -94,8 +94,11 @@ pub async fn keep_connected<R: Runner>(inner: Arc<Inner<R>>, peer: Role) {
                 inner.peers.set(peer, Peer { connection: connection.clone(), boot });
                 serve(inner.clone(), connection.clone()).await;
                 let e = connection.closed().await;
-                tracing::warn!("{e}");
                 inner.peers.lost(peer, boot);
+                if *inner.draining.borrow() {
+                    return;
+                }
+                tracing::warn!("{e}");
             }
             Err(e) => {
                 // Being late is reported every few seconds anyway; a wrong key once, and at once.

@@ -145,7 +145,9 @@ impl ControlStream {
             |e: &dyn std::fmt::Display| Error::Link { peer: self.peer.clone(), reason: e.to_string() };
         send.finish().map_err(|e| closed(&e))?;
         match tokio::time::timeout(self.timeout, send.stopped()).await {
+            // Code 0: the peer has finished, too, and was faster.
             Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(code))) if code == Code::Unknown.to_wire().into() => Ok(()),
             Ok(Ok(Some(code))) => Err(write_error(&self.peer, WriteError::Stopped(code))),
             Ok(Err(e)) => Err(closed(&e)),
             Err(_) => Err(self.late("acknowledgement")),
