@@ -298,8 +298,13 @@ pub fn elements(shape: &[usize]) -> Option<usize> {
 /// Whether a convolution is valid and its padded input within limits.
 pub fn conv_fits(conv: &Conv) -> bool {
     conv.is_valid()
-        && elements(&[conv.n, conv.h + conv.pad[0] + conv.pad[2], conv.w + conv.pad[1] + conv.pad[3], conv.c_in])
-            .is_some()
+        && elements(&[
+            conv.n,
+            conv.h + conv.pad[0] + conv.pad[2],
+            conv.w + conv.pad[1] + conv.pad[3],
+            conv.c_in,
+        ])
+        .is_some()
         && elements(&[conv.weight_len()]).is_some()
         && elements(&[conv.out_len()]).is_some()
 }
@@ -317,18 +322,25 @@ fn check(op: &Op, inputs: &[&[usize]], out: &[usize]) -> Result<(), String> {
     }
     let x = inputs[0];
     let len = |s: &[usize]| s.iter().product::<usize>();
-    let unless = |ok: bool, why: &str| if ok { Ok(()) } else { Err(format!("{why}; input {x:?}, output {out:?}")) };
+    let unless =
+        |ok: bool, why: &str| if ok { Ok(()) } else { Err(format!("{why}; input {x:?}, output {out:?}")) };
     match op {
         Op::Linear { conv, parameters } => {
             unless(conv_fits(conv), "its shape is not a convolution within limits")?;
-            unless(conv.in_len() == len(x) && conv.out_len() == len(out), "shapes do not match the convolution")?;
+            unless(
+                conv.in_len() == len(x) && conv.out_len() == len(out),
+                "shapes do not match the convolution",
+            )?;
             unless(
                 parameters.weight.len() == conv.weight_len() && parameters.bias.len() == conv.c_out,
                 "the number of weights does not match",
             )
         }
         Op::Affine { parameters: p } => unless(
-            x == out && p.weight.len() == p.bias.len() && !p.weight.is_empty() && len(x).is_multiple_of(p.weight.len()),
+            x == out
+                && p.weight.len() == p.bias.len()
+                && !p.weight.is_empty()
+                && len(x).is_multiple_of(p.weight.len()),
             "the number of factors does not match",
         ),
         Op::PRelu { parameters: p } => unless(
@@ -336,7 +348,9 @@ fn check(op: &Op, inputs: &[&[usize]], out: &[usize]) -> Result<(), String> {
             "the number of slopes does not match",
         ),
         Op::Relu => unless(x == out, "shape changes"),
-        Op::LeakyRelu { alpha } => unless(x == out && alpha.is_finite(), "shape changes, or its slope is not finite"),
+        Op::LeakyRelu { alpha } => {
+            unless(x == out && alpha.is_finite(), "shape changes, or its slope is not finite")
+        }
         Op::Clip { lo, hi } => unless(
             x == out
                 && lo.is_none_or(f32::is_finite)
@@ -361,7 +375,9 @@ fn check(op: &Op, inputs: &[&[usize]], out: &[usize]) -> Result<(), String> {
         Op::Add | Op::Sub => unless(x == inputs[1] && x == out, "summands differ in shape"),
         Op::Concat { axis } => {
             let axis = *axis;
-            let rest = |s: &[usize]| s.iter().enumerate().filter(|&(i, _)| i != axis).map(|(_, &d)| d).collect::<Vec<_>>();
+            let rest = |s: &[usize]| {
+                s.iter().enumerate().filter(|&(i, _)| i != axis).map(|(_, &d)| d).collect::<Vec<_>>()
+            };
             unless(
                 axis < out.len()
                     && inputs.iter().all(|s| s.len() == out.len() && rest(s) == rest(out))

@@ -29,10 +29,43 @@ pub const MAX_FILE: u64 = 1 << 30;
 
 /// Operators that import knows.
 pub const OPERATORS: &[&str] = &[
-    "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "Conv", "ConvTranspose",
-    "Div", "Dropout", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Identity",
-    "LeakyRelu", "MatMul", "MaxPool", "Mul", "Neg", "PRelu", "Pad", "ReduceMean", "Relu", "Reshape", "Resize",
-    "Shape", "Sigmoid", "Slice", "Softmax", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Upsample",
+    "Add",
+    "AveragePool",
+    "BatchNormalization",
+    "Cast",
+    "Clip",
+    "Concat",
+    "Constant",
+    "Conv",
+    "ConvTranspose",
+    "Div",
+    "Dropout",
+    "Flatten",
+    "Gather",
+    "Gemm",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Identity",
+    "LeakyRelu",
+    "MatMul",
+    "MaxPool",
+    "Mul",
+    "Neg",
+    "PRelu",
+    "Pad",
+    "ReduceMean",
+    "Relu",
+    "Reshape",
+    "Resize",
+    "Shape",
+    "Sigmoid",
+    "Slice",
+    "Softmax",
+    "Squeeze",
+    "Sub",
+    "Transpose",
+    "Unsqueeze",
+    "Upsample",
 ];
 
 /// The network in the bytes of an ONNX file.
@@ -49,7 +82,8 @@ pub fn import(bytes: &[u8]) -> Result<Graph> {
             allowed: MAX_FILE,
         });
     }
-    let model = ModelProto::decode(bytes).map_err(|e| Error::Onnx(format!("the file is damaged or not ONNX: {e}")))?;
+    let model = ModelProto::decode(bytes)
+        .map_err(|e| Error::Onnx(format!("the file is damaged or not ONNX: {e}")))?;
     let opset = model
         .opset_import
         .iter()
@@ -121,7 +155,8 @@ impl Importer {
                 return Err(Error::Onnx(format!("two weights are named {}", t.name)));
             }
         }
-        let inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(|i| !known.contains_key(&i.name)).collect();
+        let inputs: Vec<&ValueInfoProto> =
+            graph.input.iter().filter(|i| !known.contains_key(&i.name)).collect();
         let [input] = inputs[..] else {
             let names: Vec<&str> = inputs.iter().map(|i| i.name.as_str()).collect();
             return Err(Error::Onnx(format!("it has {} inputs {names:?}; one is supported", inputs.len())));
@@ -293,11 +328,9 @@ impl Call<'_> {
     /// A feature map: value, and `[n, c, h, w]`.
     fn map(&self, i: usize) -> Reason<(Value, [usize; 4])> {
         let v = self.value(i)?;
-        let dims: [usize; 4] = v
-            .dims
-            .as_slice()
-            .try_into()
-            .map_err(|_| format!("its input has shape {:?}, and only images [n, c, h, w] are supported", v.dims))?;
+        let dims: [usize; 4] = v.dims.as_slice().try_into().map_err(|_| {
+            format!("its input has shape {:?}, and only images [n, c, h, w] are supported", v.dims)
+        })?;
         Ok((v, dims))
     }
 
@@ -323,7 +356,9 @@ impl Call<'_> {
         }
         match self.optional(input)? {
             None => Ok(None),
-            Some(a) => a.integers().map(|v| Some(v.to_vec())).ok_or_else(|| format!("input {input} is not integers")),
+            Some(a) => {
+                a.integers().map(|v| Some(v.to_vec())).ok_or_else(|| format!("input {input} is not integers"))
+            }
         }
     }
 }
@@ -351,7 +386,10 @@ fn input_dims(input: &ValueInfoProto) -> Result<Vec<usize>> {
         .and_then(|t| t.tensor_type.as_ref())
         .ok_or_else(|| Error::Onnx(format!("input {name} is not a tensor")))?;
     if !matches!(tensor.elem_type, 1 | 10 | 11 | 16) {
-        return Err(Error::Onnx(format!("input {name} is not of floats (element type {})", tensor.elem_type)));
+        return Err(Error::Onnx(format!(
+            "input {name} is not of floats (element type {})",
+            tensor.elem_type
+        )));
     }
     let shape = tensor.shape.as_ref().ok_or_else(|| Error::Onnx(format!("input {name} has no shape")))?;
     let mut dims = Vec::new();
@@ -367,7 +405,8 @@ fn input_dims(input: &ValueInfoProto) -> Result<Vec<usize>> {
             }
         });
     }
-    elements(&dims).ok_or_else(|| Error::Onnx(format!("input {name} has shape {dims:?}, beyond the limits")))?;
+    elements(&dims)
+        .ok_or_else(|| Error::Onnx(format!("input {name} has shape {dims:?}, beyond the limits")))?;
     Ok(dims)
 }
 
@@ -406,7 +445,8 @@ fn sorted(file: &GraphProto, known: &HashMap<String, Known>) -> Result<Vec<usize
         }
     }
     // Smallest index first keeps the order of the file where it is one.
-    let mut ready: std::collections::BTreeSet<usize> = (0..waiting.len()).filter(|&i| waiting[i] == 0).collect();
+    let mut ready: std::collections::BTreeSet<usize> =
+        (0..waiting.len()).filter(|&i| waiting[i] == 0).collect();
     let mut order = Vec::with_capacity(waiting.len());
     while let Some(i) = ready.pop_first() {
         order.push(i);

@@ -63,7 +63,9 @@ impl<'a> Attributes<'a> {
     pub fn pair(&self, name: &str, default: [usize; 2]) -> Reason<[usize; 2]> {
         match self.ints(name) {
             None | Some([]) => Ok(default),
-            Some(&[a, b]) if (1..1 << 16).contains(&a) && (1..1 << 16).contains(&b) => Ok([a as usize, b as usize]),
+            Some(&[a, b]) if (1..1 << 16).contains(&a) && (1..1 << 16).contains(&b) => {
+                Ok([a as usize, b as usize])
+            }
             Some(other) => Err(format!("{name} {other:?} is not two positive numbers")),
         }
     }

@@ -21,7 +21,8 @@ fn bias(constant: Option<&Array>, count: usize) -> Reason<Vec<f32>> {
 fn kernel(call: &Call<'_>) -> Reason<(Vec<f32>, [usize; 4])> {
     let w = call.constant(1)?;
     let dims: Result<[usize; 4], _> = w.dims.as_slice().try_into();
-    let dims = dims.map_err(|_| format!("its kernel has shape {:?}; only 2-D kernels are supported", w.dims))?;
+    let dims =
+        dims.map_err(|_| format!("its kernel has shape {:?}; only 2-D kernels are supported", w.dims))?;
     match dims {
         [a, b, c, d] if a * b * c * d > 0 => Ok((w.floats(), dims)),
         _ => Err("its kernel is empty".into()),
@@ -81,7 +82,8 @@ pub(super) fn conv_transpose(net: &mut Importer, call: &Call<'_>) -> Handled {
     if w_in != c_in {
         return Err(format!("its kernel takes {w_in} channels, the input has {c_in}"));
     }
-    let c_out = per_out.checked_mul(groups).filter(|&c| c < 1 << 24).ok_or("it has too many output channels")?;
+    let c_out =
+        per_out.checked_mul(groups).filter(|&c| c < 1 << 24).ok_or("it has too many output channels")?;
     let stride = a.pair("strides", [1, 1])?;
     let dilation = a.pair("dilations", [1, 1])?;
     let output_padding = match a.ints("output_padding") {

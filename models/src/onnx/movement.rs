@@ -106,7 +106,8 @@ fn reshape(net: &mut Importer, x: &Value, dims: Vec<usize>) -> Handled {
     // A feature map has to go back to the file's order first, unless both orders are one.
     if let [n, c, h, w] = x.dims[..] {
         if c > 1 && h * w > 1 {
-            id = net.push_storage(Op::Transpose { permutation: vec![0, 3, 1, 2] }, &[id], vec![n, c, h, w])?;
+            id =
+                net.push_storage(Op::Transpose { permutation: vec![0, 3, 1, 2] }, &[id], vec![n, c, h, w])?;
         }
     }
     match dims[..] {
@@ -144,7 +145,8 @@ fn unsqueezed(dims: &[usize], list: &[i64]) -> Reason<Vec<usize>> {
     let rank = dims.len() + list.len();
     let axes = list.iter().map(|&a| axis_of(a, rank)).collect::<Reason<Vec<_>>>()?;
     let mut rest = dims.iter();
-    let out: Option<Vec<usize>> = (0..rank).map(|i| if axes.contains(&i) { Some(1) } else { rest.next().copied() }).collect();
+    let out: Option<Vec<usize>> =
+        (0..rank).map(|i| if axes.contains(&i) { Some(1) } else { rest.next().copied() }).collect();
     out.ok_or_else(|| format!("axes {list:?} repeat"))
 }
 
@@ -191,7 +193,8 @@ fn pad(net: &mut Importer, call: &Call<'_>) -> Handled {
         return Err(format!("pads {pads:?} are not supported"));
     }
     let mode = call.attributes.string("mode", "constant");
-    let constant = call.optional(2)?.and_then(Array::scalar).unwrap_or_else(|| call.attributes.float("value", 0.0));
+    let constant =
+        call.optional(2)?.and_then(Array::scalar).unwrap_or_else(|| call.attributes.float("value", 0.0));
     if mode == "constant" && constant != 0.0 && pads.iter().any(|&p| p > 0) {
         return Err(format!("padding with {constant} is not supported, only with zero"));
     }

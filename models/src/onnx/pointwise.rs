@@ -12,7 +12,8 @@ fn spread(constant: &Array, dims: &[usize]) -> Reason<Vec<f32>> {
     let values = constant.floats();
     let rank = dims.len();
     let skip = rank.checked_sub(constant.dims.len());
-    let fits = skip.is_some_and(|skip| constant.dims.iter().zip(&dims[skip..]).all(|(&c, &d)| c == d || c == 1));
+    let fits =
+        skip.is_some_and(|skip| constant.dims.iter().zip(&dims[skip..]).all(|(&c, &d)| c == d || c == 1));
     let (Some(skip), true, false) = (skip, fits, values.is_empty()) else {
         return Err(format!("a constant of shape {:?} does not spread over {dims:?}", constant.dims));
     };
@@ -68,7 +69,8 @@ pub(super) fn batch_norm(net: &mut Importer, call: &Call<'_>) -> Handled {
     if dims.len() > 1 {
         dims[1] = channels;
     }
-    let per_channel = |v: Vec<f32>| spread(&Array { dims: dims.clone(), data: super::tensor::Data::Floats(v) }, &x.dims);
+    let per_channel =
+        |v: Vec<f32>| spread(&Array { dims: dims.clone(), data: super::tensor::Data::Floats(v) }, &x.dims);
     let weight = per_channel(factor.iter().map(|&f| f as f32).collect())?;
     let bias = per_channel(offset)?;
     affine(net, &x, weight, bias)
@@ -117,7 +119,9 @@ pub(super) fn arithmetic(net: &mut Importer, call: &Call<'_>) -> Handled {
             let op = if call.op == "Add" { Op::Add } else { Op::Sub };
             net.push(op, &[x.id, y.id], x.dims).map(Known::Value)
         }
-        ("Mul" | "Div", Ok(_), Ok(_)) => Err("of two computed values; only a constant operand is supported".into()),
+        ("Mul" | "Div", Ok(_), Ok(_)) => {
+            Err("of two computed values; only a constant operand is supported".into())
+        }
         _ => Err("a constant divided by a computed value".into()),
     }
 }

@@ -41,7 +41,8 @@ fn averages(window: &Window, after: usize, include_pad: bool) -> Taps {
     let entries = (0..window.output)
         .map(|o| {
             let inside: Vec<usize> = window.entries(o).collect();
-            let reach = (0..window.kernel).filter(|k| o * window.stride + k * window.dilation < padded).count();
+            let reach =
+                (0..window.kernel).filter(|k| o * window.stride + k * window.dilation < padded).count();
             let count = if include_pad { reach } else { inside.len() };
             let mut taps: Vec<(u32, f32)> = inside.iter().map(|&i| (i as u32, 1.0 / count as f32)).collect();
             taps.resize(window.kernel, (inside.first().copied().unwrap_or(0) as u32, 0.0));

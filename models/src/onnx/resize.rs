@@ -105,13 +105,15 @@ pub(super) fn resize(net: &mut Importer, call: &Call<'_>) -> Handled {
     if sizes[..2] != dims[..2] || sizes.contains(&0) {
         return Err(format!("from {dims:?} to {sizes:?}; only rows and columns can change"));
     }
-    let mode = if old { "asymmetric".into() } else { a.string("coordinate_transformation_mode", "half_pixel") };
+    let mode =
+        if old { "asymmetric".into() } else { a.string("coordinate_transformation_mode", "half_pixel") };
     let map = |axis: usize| Map { input: dims[axis], output: sizes[axis], scale: scales[axis], mode: &mode };
     let op = match a.string("mode", "nearest").as_str() {
         "nearest" => {
             let rounding = if old { "floor".into() } else { a.string("nearest_mode", "round_prefer_floor") };
             let whole = |d: usize| (0..d as u32).collect();
-            let axes = vec![whole(dims[0]), map(2).nearest(&rounding)?, map(3).nearest(&rounding)?, whole(dims[1])];
+            let axes =
+                vec![whole(dims[0]), map(2).nearest(&rounding)?, map(3).nearest(&rounding)?, whole(dims[1])];
             Op::Select(Select { axes })
         }
         "linear" | "bilinear" => Op::Weighted { rows: map(2).linear()?, columns: map(3).linear()? },

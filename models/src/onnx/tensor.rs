@@ -33,7 +33,9 @@ impl Array {
         let name = if t.name.is_empty() { "a constant" } else { &t.name };
         let bad = |why: &str| Error::Onnx(format!("tensor {name}: {why}"));
         if t.data_location == 1 {
-            return Err(bad("its data lies in another file, which is not supported; save the model in one file"));
+            return Err(bad(
+                "its data lies in another file, which is not supported; save the model in one file",
+            ));
         }
         let dims: Vec<usize> = t
             .dims
@@ -148,7 +150,13 @@ mod tests {
 
     #[test]
     fn short_floats_widen() {
-        for (bits, value) in [(0x3c00, 1.0), (0xc000, -2.0), (0x0001, 5.960_464_5e-8), (0x7bff, 65504.0), (0x3555, 0.333_251_95)] {
+        for (bits, value) in [
+            (0x3c00, 1.0),
+            (0xc000, -2.0),
+            (0x0001, 5.960_464_5e-8),
+            (0x7bff, 65504.0),
+            (0x3555, 0.333_251_95),
+        ] {
             assert_eq!(half(bits), value);
         }
         assert!(half(0x7c00).is_infinite() && half(0x7e00).is_nan());
