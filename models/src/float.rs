@@ -1,0 +1,125 @@
+//! The network in floating point: the reference that fixed-point numbers are held against.
+
+use sharelens_ops::ZERO;
+use sharelens_ops::layers::movement;
+use sharelens_ops::plain::direct::convolve;
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Op, Parameters, Taps, ValueId};
+
+/// All outputs of the network for one input, in storage order, computed in `f64`.
+///
+/// # Errors
+///
+/// If the input has another size than the network's.
+pub fn run(graph: &Graph, input: &[f64]) -> Result<Vec<Vec<f64>>> {
+    visit(graph, input, |_, _| {})
+}
+
+/// The same, showing every value to `see` as it is computed.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn visit(graph: &Graph, input: &[f64], mut see: impl FnMut(ValueId, &[f64])) -> Result<Vec<Vec<f64>>> {
+    if input.len() != graph.len(0) {
+        return Err(Error::Input { expected: graph.len(0), found: input.len() });
+    }
+    let mut left = graph.uses();
+    let mut values: Vec<Option<Vec<f64>>> = vec![None; graph.nodes.len() + 1];
+    see(0, input);
+    values[0] = Some(input.to_vec());
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let shapes: Vec<&[usize]> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
+        let inputs: Vec<&[f64]> =
+            node.inputs.iter().map(|&v| values[v].as_deref().expect("kept until its last use")).collect();
+        let out = apply(&node.op, &inputs, &shapes);
+        see(i + 1, &out);
+        values[i + 1] = Some(out);
+        for &v in &node.inputs {
+            left[v] -= 1;
+            if left[v] == 0 {
+                values[v] = None;
+            }
+        }
+    }
+    Ok(graph.outputs.iter().map(|o| values[o.value].clone().expect("an output is a use")).collect())
+}
+
+fn wide(v: &[f32]) -> Vec<f64> {
+    v.iter().map(|&v| v.into()).collect()
+}
+
+fn gather(x: &[f64], index: &[u32]) -> Vec<f64> {
+    index.iter().map(|&i| if i == ZERO { 0.0 } else { x[i as usize] }).collect()
+}
+
+fn apply(op: &Op, inputs: &[&[f64]], shapes: &[&[usize]]) -> Vec<f64> {
+    let (x, shape) = (inputs[0], shapes[0]);
+    let each = |f: &dyn Fn(f64) -> f64| x.iter().map(|&v| f(v)).collect::<Vec<f64>>();
+    match op {
+        Op::Linear { conv, parameters: p } => convolve(conv, x, &wide(&p.weight), &wide(&p.bias)),
+        Op::Affine { parameters: Parameters { weight, bias } } => {
+            let terms = weight.iter().zip(bias).cycle();
+            x.iter().zip(terms).map(|(x, (&w, &b))| x * f64::from(w) + f64::from(b)).collect()
+        }
+        Op::PRelu { parameters } => {
+            let slopes = parameters.weight.iter().cycle();
+            x.iter().zip(slopes).map(|(&x, &s)| if x < 0.0 { x * f64::from(s) } else { x }).collect()
+        }
+        Op::Relu => each(&|v| v.max(0.0)),
+        Op::LeakyRelu { alpha } => each(&|v| if v < 0.0 { v * f64::from(*alpha) } else { v }),
+        Op::Clip { lo, hi } => {
+            let (lo, hi) = (lo.map_or(f64::MIN, f64::from), hi.map_or(f64::MAX, f64::from));
+            each(&|v| v.max(lo).min(hi))
+        }
+        Op::MaxPool(pool) => {
+            let (h, w, c) = (pool.rows.input, pool.columns.input, pool.c);
+            let mut out = Vec::with_capacity(pool.n * pool.rows.output * pool.columns.output * c);
+            for n in 0..pool.n {
+                for oy in 0..pool.rows.output {
+                    for ox in 0..pool.columns.output {
+                        let start = out.len();
+                        out.resize(start + c, f64::NEG_INFINITY);
+                        for y in pool.rows.entries(oy) {
+                            for xx in pool.columns.entries(ox) {
+                                let from = &x[((n * h + y) * w + xx) * c..][..c];
+                                out[start..].iter_mut().zip(from).for_each(|(o, &v)| *o = o.max(v));
+                            }
+                        }
+                    }
+                }
+            }
+            out
+        }
+        Op::Weighted { rows, columns } => {
+            let (n, c) = (shape[0], shape[3]);
+            let x = along(x, n * shape[1], c, columns);
+            along(&x, n, columns.entries.len() * c, rows)
+        }
+        Op::Add => x.iter().zip(inputs[1]).map(|(a, b)| a + b).collect(),
+        Op::Sub => x.iter().zip(inputs[1]).map(|(a, b)| a - b).collect(),
+        Op::Concat { axis } => {
+            let shapes: Vec<Vec<usize>> = shapes.iter().map(|s| s.to_vec()).collect();
+            let joined: Vec<f64> = inputs.iter().flat_map(|v| v.iter().copied()).collect();
+            gather(&joined, &movement::concat(&shapes, *axis))
+        }
+        Op::Select(select) => gather(x, &select.index(shape)),
+        Op::Transpose { permutation } => gather(x, &movement::transpose(shape, permutation)),
+        Op::Reshape => x.to_vec(),
+        Op::Phases(t) => gather(x, &t.index()),
+    }
+}
+
+/// Weighted sums along the middle axis of `[outer, taps.input, inner]`.
+fn along(x: &[f64], outer: usize, inner: usize, taps: &Taps) -> Vec<f64> {
+    let mut out = vec![0.0; outer * taps.entries.len() * inner];
+    for (i, line) in out.chunks_exact_mut(inner).enumerate() {
+        let (o, entries) = (i / taps.entries.len(), &taps.entries[i % taps.entries.len()]);
+        for &(t, w) in entries.iter().filter(|(_, w)| *w != 0.0) {
+            let from = &x[(o * taps.input + t as usize) * inner..][..inner];
+            line.iter_mut().zip(from).for_each(|(o, &v)| *o += v * f64::from(w));
+        }
+    }
+    out
+}

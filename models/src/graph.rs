@@ -1,0 +1,416 @@
+//! A network as data: single-output nodes in order of execution, feature maps as `[n, h, w, c]`.
+
+use serde::{Deserialize, Serialize};
+use sharelens_ops::layers::{ConvTranspose, MaxPool, Select};
+use sharelens_protocol::ring::kernel::Conv;
+
+use crate::error::{Error, Result};
+
+/// Elements that one value or weight may have.
+pub const MAX_ELEMENTS: usize = 1 << 27;
+/// Nodes that a network may have.
+pub const MAX_NODES: usize = 1 << 14;
+
+/// A value: 0 is the network's input, `i + 1` the output of node `i`.
+pub type ValueId = usize;
+
+/// A network of one input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Graph {
+    /// Name of the network.
+    pub name: String,
+    /// Name of the input.
+    pub input_name: String,
+    /// Shape of the input, in storage order.
+    pub input_shape: Vec<usize>,
+    /// Nodes; each reads only the input and earlier ones.
+    pub nodes: Vec<Node>,
+    /// What the network yields.
+    pub outputs: Vec<Output>,
+}
+
+/// One step of a network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Name, after the ONNX node.
+    pub name: String,
+    /// What it computes.
+    pub op: Op,
+    /// What it reads.
+    pub inputs: Vec<ValueId>,
+    /// Shape of its output.
+    pub shape: Vec<usize>,
+}
+
+/// One result of a network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Output {
+    /// Its name.
+    pub name: String,
+    /// Which value it is.
+    pub value: ValueId,
+    /// Shape under which the original network yields it (`[n, c, h, w]` for feature maps).
+    pub original_shape: Vec<usize>,
+    /// What the client applies to it, having opened it.
+    pub activation: Option<FinalActivation>,
+}
+
+/// A function that ends the network and is left to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinalActivation {
+    /// Softmax over the classes.
+    Softmax,
+    /// The logistic function.
+    Sigmoid,
+}
+
+/// Secret weights of a linear map. Their numbers travel apart from the structure.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Parameters {
+    /// `[c_out, kh, kw, c_in / groups]`.
+    #[serde(skip)]
+    pub weight: Vec<f32>,
+    /// `[c_out]`.
+    #[serde(skip)]
+    pub bias: Vec<f32>,
+}
+
+/// What a node computes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Op {
+    /// Convolution, dense layer or per-channel factor, with bias. One input.
+    Linear {
+        /// Its shape; the input has `conv.in_len()` elements.
+        conv: Conv,
+        /// Weights and bias.
+        parameters: Parameters,
+    },
+    /// `x * weight + bias`, both repeated along the value: what folding leaves becomes a [`Op::Linear`].
+    Affine {
+        /// Factors and summands, equally many.
+        parameters: Parameters,
+    },
+    /// max(x, 0).
+    Relu,
+    /// min(max(x, lo), hi).
+    Clip {
+        /// Lower bound.
+        lo: Option<f32>,
+        /// Upper bound.
+        hi: Option<f32>,
+    },
+    /// x or alpha*x.
+    LeakyRelu {
+        /// Slope of the negative side.
+        alpha: f32,
+    },
+    /// x or slope*x with learned slopes, `weight`, repeated along the value; there is no bias.
+    PRelu {
+        /// The slopes.
+        parameters: Parameters,
+    },
+    /// Max-pool.
+    MaxPool(MaxPool),
+    /// Average-pool or linear interpolation: a weighted sum along rows and columns.
+    Weighted {
+        /// From top to bottom.
+        rows: Taps,
+        /// From left to right.
+        columns: Taps,
+    },
+    /// Sum of two values of one shape.
+    Add,
+    /// Difference of two values of one shape.
+    Sub,
+    /// Joined along an axis.
+    Concat {
+        /// Which, in storage order.
+        axis: usize,
+    },
+    /// Padding, slices, repetition.
+    Select(Select),
+    /// Axes in another order.
+    Transpose {
+        /// Axis `i` of the output is axis `permutation[i]` of the input.
+        permutation: Vec<usize>,
+    },
+    /// The same numbers under another shape.
+    Reshape,
+    /// The phases of a transposed convolution put in their places.
+    Phases(ConvTranspose),
+}
+
+/// For each output position along an axis, the input positions it sums and their weights; equally many for all.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Taps {
+    /// Input positions.
+    pub input: usize,
+    /// `[output][entry]`.
+    pub entries: Vec<Vec<(u32, f32)>>,
+}
+
+impl Op {
+    /// A word for reports.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Linear { conv, .. } if conv.h == 1 && conv.n == 1 && conv.groups == 1 => "dense",
+            Self::Linear { conv, .. } if conv.groups == conv.c_in && conv.groups > 1 => "depthwise conv",
+            Self::Linear { .. } => "conv",
+            Self::Affine { .. } => "affine",
+            Self::Relu => "relu",
+            Self::Clip { .. } => "clip",
+            Self::LeakyRelu { .. } => "leaky relu",
+            Self::PRelu { .. } => "prelu",
+            Self::MaxPool(_) => "max-pool",
+            Self::Weighted { .. } => "weighted sum",
+            Self::Add => "add",
+            Self::Sub => "sub",
+            Self::Concat { .. } => "concat",
+            Self::Select(_) => "select",
+            Self::Transpose { .. } => "transpose",
+            Self::Reshape => "reshape",
+            Self::Phases(_) => "conv transpose phases",
+        }
+    }
+
+    /// Secret weights, if it has any.
+    pub fn parameters(&self) -> Option<&Parameters> {
+        match self {
+            Self::Linear { parameters, .. } | Self::Affine { parameters } | Self::PRelu { parameters } => {
+                Some(parameters)
+            }
+            _ => None,
+        }
+    }
+
+    /// Secret weights, if it has any.
+    pub fn parameters_mut(&mut self) -> Option<&mut Parameters> {
+        match self {
+            Self::Linear { parameters, .. } | Self::Affine { parameters } | Self::PRelu { parameters } => {
+                Some(parameters)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Graph {
+    /// Shape of a value.
+    pub fn shape(&self, value: ValueId) -> &[usize] {
+        match value {
+            0 => &self.input_shape,
+            _ => &self.nodes[value - 1].shape,
+        }
+    }
+
+    /// Elements of a value.
+    pub fn len(&self, value: ValueId) -> usize {
+        self.shape(value).iter().product()
+    }
+
+    /// Name of a value: of the input or of the node that yields it.
+    pub fn value_name(&self, value: ValueId) -> &str {
+        match value {
+            0 => &self.input_name,
+            _ => &self.nodes[value - 1].name,
+        }
+    }
+
+    /// How many nodes and outputs read each value.
+    pub fn uses(&self) -> Vec<usize> {
+        let mut uses = vec![0; self.nodes.len() + 1];
+        let reads = self.nodes.iter().flat_map(|n| &n.inputs).chain(self.outputs.iter().map(|o| &o.value));
+        reads.for_each(|&v| uses[v] += 1);
+        uses
+    }
+
+    /// Trainable numbers.
+    pub fn parameter_count(&self) -> usize {
+        self.nodes.iter().filter_map(|n| n.op.parameters()).map(|p| p.weight.len() + p.bias.len()).sum()
+    }
+
+    /// Multiply-accumulates of one run.
+    pub fn macs(&self) -> u64 {
+        let macs = |n: &Node| match &n.op {
+            Op::Linear { conv, .. } => conv.macs(),
+            _ => 0,
+        };
+        self.nodes.iter().map(macs).sum()
+    }
+
+    /// Checks every fact that running relies on.
+    ///
+    /// # Errors
+    ///
+    /// The first node that does not hold together.
+    pub fn validate(&self) -> Result<()> {
+        let fail = |node: &str, reason: String| Err(Error::Graph { node: node.into(), reason });
+        if self.nodes.len() > MAX_NODES {
+            return Err(Error::Limit {
+                what: "the number of nodes".into(),
+                found: self.nodes.len() as u64,
+                allowed: MAX_NODES as u64,
+            });
+        }
+        if elements(&self.input_shape).is_none() {
+            return fail(&self.input_name, format!("shape {:?} is not acceptable", self.input_shape));
+        }
+        for (i, node) in self.nodes.iter().enumerate() {
+            if node.inputs.iter().any(|&v| v > i) {
+                return fail(&node.name, "it reads a value that does not exist yet".into());
+            }
+            if elements(&node.shape).is_none() {
+                return fail(&node.name, format!("shape {:?} is not acceptable", node.shape));
+            }
+            let shapes: Vec<&[usize]> = node.inputs.iter().map(|&v| self.shape(v)).collect();
+            if let Err(reason) = check(&node.op, &shapes, &node.shape) {
+                return fail(&node.name, reason);
+            }
+            if let Some(p) = node.op.parameters() {
+                if p.weight.iter().chain(&p.bias).any(|v| !v.is_finite()) {
+                    return fail(&node.name, "a weight is not a finite number".into());
+                }
+            }
+        }
+        if self.outputs.is_empty() {
+            return fail(&self.name, "it has no outputs".into());
+        }
+        for output in &self.outputs {
+            if output.value > self.nodes.len() {
+                return fail(&output.name, "it is no value of the network".into());
+            }
+            if elements(&output.original_shape) != Some(self.len(output.value)) {
+                return fail(&output.name, "its original shape has another size".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Elements of a shape; `None` beyond [`MAX_ELEMENTS`], and for none at all.
+pub fn elements(shape: &[usize]) -> Option<usize> {
+    let n = shape.iter().try_fold(1usize, |a, &d| a.checked_mul(d))?;
+    (n > 0 && n <= MAX_ELEMENTS && shape.len() <= 8).then_some(n)
+}
+
+/// Whether a convolution is valid and its padded input within limits.
+pub fn conv_fits(conv: &Conv) -> bool {
+    conv.is_valid()
+        && elements(&[
+            conv.n,
+            conv.h + conv.pad[0] + conv.pad[2],
+            conv.w + conv.pad[1] + conv.pad[3],
+            conv.c_in,
+        ])
+        .is_some()
+        && elements(&[conv.weight_len()]).is_some()
+        && elements(&[conv.out_len()]).is_some()
+}
+
+fn check(op: &Op, inputs: &[&[usize]], out: &[usize]) -> Result<(), String> {
+    let arity = if let Op::Concat { .. } = op {
+        inputs.len().max(1)
+    } else if matches!(op, Op::Add | Op::Sub) {
+        2
+    } else {
+        1
+    };
+    if inputs.len() != arity {
+        return Err(format!("it has {} inputs, expected {arity}", inputs.len()));
+    }
+    let x = inputs[0];
+    let len = |s: &[usize]| s.iter().product::<usize>();
+    let unless =
+        |ok: bool, why: &str| if ok { Ok(()) } else { Err(format!("{why}; input {x:?}, output {out:?}")) };
+    match op {
+        Op::Linear { conv, parameters } => {
+            unless(conv_fits(conv), "its shape is not a convolution within limits")?;
+            unless(
+                conv.in_len() == len(x) && conv.out_len() == len(out),
+                "shapes do not match the convolution",
+            )?;
+            unless(
+                parameters.weight.len() == conv.weight_len() && parameters.bias.len() == conv.c_out,
+                "the number of weights does not match",
+            )
+        }
+        Op::Affine { parameters: p } => unless(
+            x == out
+                && p.weight.len() == p.bias.len()
+                && !p.weight.is_empty()
+                && len(x).is_multiple_of(p.weight.len()),
+            "the number of factors does not match",
+        ),
+        Op::PRelu { parameters: p } => unless(
+            x == out && p.bias.is_empty() && !p.weight.is_empty() && len(x).is_multiple_of(p.weight.len()),
+            "the number of slopes does not match",
+        ),
+        Op::Relu => unless(x == out, "shape changes"),
+        Op::LeakyRelu { alpha } => {
+            unless(x == out && alpha.is_finite(), "shape changes, or its slope is not finite")
+        }
+        Op::Clip { lo, hi } => unless(
+            x == out
+                && lo.is_none_or(f32::is_finite)
+                && hi.is_none_or(f32::is_finite)
+                && lo.zip(*hi).is_none_or(|(l, h)| l <= h),
+            "bounds are not ordered finite numbers",
+        ),
+        Op::MaxPool(p) => unless(
+            p.rows.is_valid()
+                && p.columns.is_valid()
+                && x == [p.n, p.rows.input, p.columns.input, p.c]
+                && out == [p.n, p.rows.output, p.columns.output, p.c],
+            "windows do not match",
+        ),
+        Op::Weighted { rows, columns } => unless(
+            x.len() == 4
+                && rows.is_valid(x[1])
+                && columns.is_valid(x[2])
+                && out == [x[0], rows.entries.len(), columns.entries.len(), x[3]],
+            "sums do not match",
+        ),
+        Op::Add | Op::Sub => unless(x == inputs[1] && x == out, "summands differ in shape"),
+        Op::Concat { axis } => {
+            let axis = *axis;
+            let rest = |s: &[usize]| {
+                s.iter().enumerate().filter(|&(i, _)| i != axis).map(|(_, &d)| d).collect::<Vec<_>>()
+            };
+            unless(
+                axis < out.len()
+                    && inputs.iter().all(|s| s.len() == out.len() && rest(s) == rest(out))
+                    && inputs.iter().map(|s| s[axis]).sum::<usize>() == out[axis],
+                "parts do not fit together",
+            )
+        }
+        Op::Select(s) => unless(s.is_valid(x) && s.shape() == out, "positions do not match"),
+        Op::Transpose { permutation: p } => {
+            let mut sorted = p.clone();
+            sorted.sort_unstable();
+            unless(
+                sorted.iter().copied().eq(0..x.len()) && p.iter().map(|&a| x[a]).eq(out.iter().copied()),
+                "not a permutation of its axes",
+            )
+        }
+        Op::Reshape => unless(len(x) == len(out), "the number of elements changes"),
+        Op::Phases(t) => unless(
+            t.is_valid()
+                && conv_fits(&t.conv())
+                && len(x) == t.conv().out_len()
+                && t.out(0).zip(t.out(1)).is_some_and(|(h, w)| out == [t.n, h, w, t.c_out]),
+            "phases do not match",
+        ),
+    }
+}
+
+impl Taps {
+    fn is_valid(&self, input: usize) -> bool {
+        let count = self.entries.first().map_or(0, Vec::len);
+        let fine = |&(i, w): &(u32, f32)| (i as usize) < input && w.is_finite() && w.abs() <= 2.0;
+        self.input == input
+            && count > 0
+            && self.entries.iter().all(|e| e.len() == count && e.iter().all(fine))
+    }
+}

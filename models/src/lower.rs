@@ -1,0 +1,245 @@
+//! From a network with calibrated ranges to a program, and from real weights to integers.
+
+use sharelens_ops::Linear;
+use sharelens_ops::layers::WeightedSum;
+use sharelens_ops::plain::{Bounds, Weights};
+use sharelens_protocol::ring::Range;
+use sharelens_protocol::ring::kernel::Conv;
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Op, Parameters};
+use crate::program::{Instruction, Layer, Program, Register};
+use crate::scales::{IntegerSum, Scales};
+
+/// The program of a network at these scales, and its secret weights by index, still real.
+///
+/// # Errors
+///
+/// If the network still holds what [`crate::passes::simplify`] removes.
+pub fn lower(graph: &Graph, scales: &Scales, bounds: &Bounds) -> Result<(Program, Vec<Parameters>)> {
+    let mut l = Lowering {
+        graph,
+        scales,
+        layers: Vec::new(),
+        weights: Vec::new(),
+        native: vec![0],
+        lifted: vec![None; graph.nodes.len() + 1],
+    };
+    for i in 0..graph.nodes.len() {
+        let register = l.node(i, bounds)?;
+        l.native.push(register);
+    }
+    let program = Program {
+        input_shape: graph.input_shape.clone(),
+        input_scale: scales.scale[0],
+        divisor: bounds.divisor,
+        outputs: graph.outputs.iter().map(|o| l.native[o.value]).collect(),
+        layers: l.layers,
+    };
+    Ok((program, l.weights))
+}
+
+struct Lowering<'a> {
+    graph: &'a Graph,
+    scales: &'a Scales,
+    layers: Vec<Layer>,
+    weights: Vec<Parameters>,
+    /// Register of each value, as computed.
+    native: Vec<Register>,
+    /// Register of each value in `Full`, where it was computed in `Reduced`.
+    lifted: Vec<Option<Register>>,
+}
+
+impl Lowering<'_> {
+    fn push(&mut self, layer: Layer) -> Register {
+        self.layers.push(layer);
+        self.layers.len() as Register
+    }
+
+    /// A register that holds `value` in `Full`.
+    fn full(&mut self, value: usize) -> Register {
+        if self.scales.range[value] == Range::Full {
+            return self.native[value];
+        }
+        if let Some(register) = self.lifted[value] {
+            return register;
+        }
+        let lift = Layer {
+            name: format!("{} (lift)", self.graph.value_name(value)),
+            op: Instruction::Lift,
+            inputs: vec![self.native[value]],
+            shape: self.graph.shape(value).to_vec(),
+            range: Range::Full,
+            scale: self.scales.scale[value],
+        };
+        let register = self.push(lift);
+        self.lifted[value] = Some(register);
+        register
+    }
+
+    fn weight(&mut self, parameters: Parameters) -> u32 {
+        self.weights.push(parameters);
+        self.weights.len() as u32 - 1
+    }
+
+    fn node(&mut self, i: usize, bounds: &Bounds) -> Result<Register> {
+        let graph = self.graph;
+        let node = &graph.nodes[i];
+        let (scale, range) = (self.scales.scale[i + 1], self.scales.range[i + 1]);
+        let source = node.inputs[0];
+        let scale_in = self.scales.scale[source];
+        let layer = |op, inputs| Layer {
+            name: node.name.clone(),
+            op,
+            inputs,
+            shape: node.shape.clone(),
+            range,
+            scale,
+        };
+        let divisor = bounds.divisor as f64;
+        let weight_scale = divisor * scale / scale_in;
+        let fixed = |v: f32| (f64::from(v) * scale_in).round() as i64;
+        let done = match &node.op {
+            Op::Linear { conv, parameters } => {
+                let map = Linear { conv: *conv, weight: self.weight(parameters.clone()) };
+                layer(Instruction::Linear { map, weight_scale }, vec![self.full(source)])
+            }
+            Op::Affine { .. } => {
+                let reason = "a factor was left over after folding".into();
+                return Err(Error::Graph { node: node.name.clone(), reason });
+            }
+            Op::PRelu { parameters } => {
+                let n = graph.len(source);
+                let period = parameters.weight.len();
+                let mut shape = node.shape.clone();
+                if let Some(last) = shape.last_mut() {
+                    *last *= 2;
+                }
+                let halves = self.push(Layer {
+                    name: format!("{} (halves)", node.name),
+                    op: Instruction::Halves,
+                    inputs: vec![self.native[source]],
+                    shape,
+                    range: Range::Full,
+                    scale: scale_in,
+                });
+                let conv = Conv { groups: period, ..Conv::dense(n / period, 2 * period, period) };
+                let weight = parameters.weight.iter().flat_map(|&s| [1.0, -s]).collect();
+                let weights = Parameters { weight, bias: vec![0.0; period] };
+                let map = Linear { conv, weight: self.weight(weights) };
+                layer(Instruction::Linear { map, weight_scale }, vec![halves])
+            }
+            Op::Relu => layer(Instruction::Relu, vec![self.native[source]]),
+            Op::Clip { lo, hi } => {
+                layer(Instruction::Clip { lo: lo.map(fixed), hi: hi.map(fixed) }, vec![self.native[source]])
+            }
+            Op::LeakyRelu { alpha } => {
+                let negative = (f64::from(*alpha) * divisor).round() as i64;
+                layer(Instruction::LeakyRelu { negative }, vec![self.native[source]])
+            }
+            Op::MaxPool(pool) => layer(Instruction::MaxPool(*pool), vec![self.native[source]]),
+            Op::Weighted { rows, columns } => {
+                let shape = graph.shape(source);
+                let IntegerSum { rows, columns, rescale, .. } =
+                    IntegerSum::new(rows, columns, bounds.divisor);
+                let sum = WeightedSum { n: shape[0], c: shape[3], rows, columns };
+                layer(Instruction::Weighted { sum, rescale }, vec![self.full(source)])
+            }
+            Op::Add
+            | Op::Sub
+            | Op::Concat { .. }
+            | Op::Select(_)
+            | Op::Transpose { .. }
+            | Op::Reshape
+            | Op::Phases(_) => {
+                let op = match &node.op {
+                    Op::Add => Instruction::Add,
+                    Op::Sub => Instruction::Sub,
+                    Op::Concat { axis } => Instruction::Concat { axis: *axis },
+                    Op::Select(s) => Instruction::Select(s.clone()),
+                    Op::Transpose { permutation } => {
+                        Instruction::Transpose { permutation: permutation.clone() }
+                    }
+                    Op::Phases(t) => Instruction::Phases(*t),
+                    _ => Instruction::Reshape,
+                };
+                let inputs = (0..node.inputs.len()).map(|j| self.operand(i, j, bounds)).collect();
+                layer(op, inputs)
+            }
+        };
+        Ok(self.push(done))
+    }
+
+    /// Input `j` of node `i` in the node's domain and at its scale.
+    fn operand(&mut self, i: usize, j: usize, bounds: &Bounds) -> Register {
+        let value = self.graph.nodes[i].inputs[j];
+        let range = self.scales.range[i + 1];
+        if self.scales.requantised.contains(&(i, j)) {
+            let (from, to) = (self.scales.scale[value], self.scales.scale[i + 1]);
+            let factor = ((bounds.divisor as f64 * to / from).round() as i64).max(1);
+            let inputs = vec![self.full(value)];
+            let name = format!("{} (requantise)", self.graph.value_name(value));
+            let shape = self.graph.shape(value).to_vec();
+            let op = Instruction::Requantise { factor };
+            let at = self.push(Layer {
+                name: name.clone(),
+                op,
+                inputs,
+                shape: shape.clone(),
+                range: Range::Reduced,
+                scale: to,
+            });
+            if range == Range::Reduced {
+                return at;
+            }
+            let name = format!("{name} (lift)");
+            return self.push(Layer {
+                name,
+                op: Instruction::Lift,
+                inputs: vec![at],
+                shape,
+                range,
+                scale: to,
+            });
+        }
+        match range {
+            Range::Full => self.full(value),
+            Range::Reduced => self.native[value],
+        }
+    }
+}
+
+/// Integers for each linear map of `program`: weights to the nearest of their scale, halves away from zero.
+///
+/// # Errors
+///
+/// Names the layer whose weights or biases do not fit.
+pub fn quantise(
+    program: &Program,
+    weights: &[Parameters],
+    bounds: &Bounds,
+    margin: f64,
+) -> Result<Vec<Weights>> {
+    let mut out = vec![Weights { values: Vec::new(), bias: Vec::new() }; weights.len()];
+    for layer in &program.layers {
+        let Instruction::Linear { map, weight_scale } = &layer.op else { continue };
+        let real = &weights[map.weight as usize];
+        let bias_scale = weight_scale * program.scale(layer.inputs[0]);
+        let integers = |what: &str, values: &[f32], scale: f64| -> Result<Vec<i64>> {
+            let largest = values.iter().fold(0f64, |a, &v| a.max(f64::from(v.abs()))) * scale;
+            let allowed = bounds.full as f64 / margin;
+            if largest >= allowed {
+                return Err(Error::Range(format!(
+                    "{}: the largest {what} is {largest:.3e} as an integer, and {allowed:.3e} is allowed",
+                    layer.name
+                )));
+            }
+            Ok(values.iter().map(|&v| (f64::from(v) * scale).round() as i64).collect())
+        };
+        out[map.weight as usize] = Weights {
+            values: integers("weight", &real.weight, *weight_scale)?,
+            bias: integers("bias", &real.bias, bias_scale)?,
+        };
+    }
+    Ok(out)
+}

@@ -1,0 +1,253 @@
+//! Everything public about a prepared model. It may come from a peer, so nothing in it is believed unchecked.
+
+use serde::{Deserialize, Serialize};
+use sharelens_ops::layers::movement::transpose;
+use sharelens_protocol::ring::Range;
+
+use crate::arithmetic::Arithmetic;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::graph::{FinalActivation, MAX_ELEMENTS, MAX_NODES, conv_fits, elements};
+use crate::program::{Instruction, Layer, Program};
+
+/// Version of the format.
+pub const VERSION: u32 = 1;
+
+/// Shapes, scales, moduli, preprocessing, names: all that servers, helper and client agree on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this format.
+    pub version: u32,
+    /// Name, task, classes and preprocessing.
+    pub config: Config,
+    /// The ring.
+    pub arithmetic: Arithmetic,
+    /// The steps.
+    pub program: Program,
+    /// What the outputs are, in the program's order.
+    pub outputs: Vec<OutputInfo>,
+}
+
+/// One output as the original network yields it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OutputInfo {
+    /// Its name.
+    pub name: String,
+    /// Its shape, `[n, c, h, w]` for feature maps.
+    pub shape: Vec<usize>,
+    /// What the client applies to it.
+    pub activation: Option<FinalActivation>,
+}
+
+impl OutputInfo {
+    /// Numbers from storage order (`[n, h, w, c]`) to the original one.
+    pub fn original<T: Copy>(&self, values: &[T]) -> Vec<T> {
+        match self.shape[..] {
+            [n, c, h, w] => {
+                transpose(&[n, h, w, c], &[0, 3, 1, 2]).into_iter().map(|i| values[i as usize]).collect()
+            }
+            _ => values.to_vec(),
+        }
+    }
+}
+
+impl Manifest {
+    /// Output `index` from opened integers: real numbers in the original order, before the final activation.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such output or it has another length.
+    pub fn decode(&self, index: usize, integers: &[i64]) -> Result<Vec<f64>> {
+        let (info, (shape, scale)) = self
+            .outputs
+            .get(index)
+            .zip(self.program.outputs().nth(index))
+            .ok_or_else(|| Error::Manifest(format!("there is no output {index}")))?;
+        let expected = shape.iter().product();
+        if integers.len() != expected {
+            return Err(Error::Input { expected, found: integers.len() });
+        }
+        Ok(info.original(&integers.iter().map(|&v| v as f64 / scale).collect::<Vec<_>>()))
+    }
+
+    /// Checks everything that running relies on.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that does not hold together.
+    pub fn validate(&self) -> Result<()> {
+        let bad = |why: String| Err(Error::Manifest(why));
+        if self.version != VERSION {
+            return bad(format!("version {}, this is version {VERSION}", self.version));
+        }
+        let bounds = self.arithmetic.bounds().map_err(|e| Error::Manifest(e.to_string()))?;
+        let p = &self.program;
+        if p.divisor != bounds.divisor {
+            return bad(format!("it rescales by {}, its ring by {}", p.divisor, bounds.divisor));
+        }
+        if p.layers.len() > 4 * MAX_NODES {
+            return bad(format!("{} layers", p.layers.len()));
+        }
+        if elements(&p.input_shape).is_none() || !is_scale(p.input_scale) {
+            return bad(format!("input of shape {:?} at scale {}", p.input_shape, p.input_scale));
+        }
+        self.config.validate(&p.input_shape).map_err(|e| Error::Manifest(e.to_string()))?;
+        let mut weights = Vec::new();
+        for (i, layer) in p.layers.iter().enumerate() {
+            if let Err(why) = check(p, i, layer) {
+                return bad(format!(
+                    "layer {i} ({}): {why}",
+                    layer.name.chars().take(80).collect::<String>()
+                ));
+            }
+            if let Instruction::Linear { map, .. } = &layer.op {
+                weights.push(map.weight);
+            }
+        }
+        weights.sort_unstable();
+        if !weights.iter().copied().eq(0..weights.len() as u32) {
+            return bad("weights are not numbered from zero, each used once".into());
+        }
+        if p.outputs.is_empty() || p.outputs.len() != self.outputs.len() || p.outputs.len() > 64 {
+            return bad(format!("{} outputs with {} names", p.outputs.len(), self.outputs.len()));
+        }
+        for (&register, info) in p.outputs.iter().zip(&self.outputs) {
+            if register as usize > p.layers.len() || elements(&info.shape) != elements(p.shape(register)) {
+                return bad(format!("output {} does not fit its register", info.name));
+            }
+            if let [n, c, h, w] = info.shape[..] {
+                if p.shape(register) != [n, h, w, c] {
+                    return bad(format!("output {} is not stored as [n, h, w, c]", info.name));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_scale(s: f64) -> bool {
+    s.is_finite() && (1e-3..=1e15).contains(&s)
+}
+
+/// One layer against the registers it reads.
+fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
+    let ensure = |ok: bool, why: &str| if ok { Ok(()) } else { Err(why.to_owned()) };
+    ensure(layer.inputs.iter().all(|&r| r as usize <= i), "it reads what is not computed yet")?;
+    ensure(!layer.inputs.is_empty() && layer.inputs.len() <= 1 << 10, "it reads none or too many registers")?;
+    ensure(layer.name.len() <= 1 << 12, "its name is too long")?;
+    ensure(elements(&layer.shape).is_some(), "its shape is not acceptable")?;
+    ensure(is_scale(layer.scale), "its scale is not acceptable")?;
+    let shapes: Vec<&[usize]> = layer.inputs.iter().map(|&r| p.shape(r)).collect();
+    let ranges: Vec<Range> = layer
+        .inputs
+        .iter()
+        .map(|&r| if r == 0 { Range::Full } else { p.layers[r as usize - 1].range })
+        .collect();
+    let (x, out) = (shapes[0], layer.shape.as_slice());
+    let len = |s: &[usize]| s.iter().product::<usize>();
+    let full = ranges.iter().all(|&r| r == Range::Full);
+    let yields = |range: Range| ensure(layer.range == range, "it yields the other domain");
+    let same_domain =
+        || ensure(layer.range == Range::Reduced || full, "an input is not in the larger domain");
+    let arity = match layer.op {
+        Instruction::Add | Instruction::Sub => 2,
+        Instruction::Concat { .. } => layer.inputs.len(),
+        _ => 1,
+    };
+    ensure(layer.inputs.len() == arity, "it reads too few or too many registers")?;
+    match &layer.op {
+        Instruction::Linear { map, weight_scale } => {
+            yields(Range::Reduced)?;
+            ensure(full, "its input is not in the larger domain")?;
+            ensure(is_scale(*weight_scale), "its weight scale is not acceptable")?;
+            ensure(conv_fits(&map.conv), "its convolution is not acceptable")?;
+            ensure(map.conv.in_len() == len(x) && map.conv.out_len() == len(out), "its shapes do not match")
+        }
+        Instruction::Relu => yields(Range::Full).and(ensure(x == out, "its shapes do not match")),
+        Instruction::Clip { lo, hi } => {
+            yields(Range::Full)?;
+            let sane = |b: &Option<i64>| b.is_none_or(|b| b.unsigned_abs() < 1 << 61);
+            ensure(
+                sane(lo) && sane(hi) && lo.zip(*hi).is_none_or(|(l, h)| l <= h),
+                "its bounds are not ordered",
+            )?;
+            ensure(x == out, "its shapes do not match")
+        }
+        Instruction::LeakyRelu { negative } => {
+            yields(Range::Reduced)?;
+            ensure(negative.unsigned_abs() < 1 << 40, "its slope is too large")?;
+            ensure(x == out, "its shapes do not match")
+        }
+        Instruction::Halves => {
+            yields(Range::Full)?;
+            let doubled = x.split_last().map(|(l, rest)| [rest, &[2 * l]].concat());
+            ensure(doubled.as_deref() == Some(out), "its shapes do not match")
+        }
+        Instruction::MaxPool(pool) => {
+            yields(Range::Reduced)?;
+            ensure(pool.rows.is_valid() && pool.columns.is_valid(), "its windows are not acceptable")?;
+            ensure(
+                x == [pool.n, pool.rows.input, pool.columns.input, pool.c]
+                    && out == [pool.n, pool.rows.output, pool.columns.output, pool.c]
+                    && pool.rows.kernel.max(pool.columns.kernel) <= 1 << 12,
+                "its windows do not match",
+            )
+        }
+        Instruction::Weighted { sum, rescale } => {
+            yields(if rescale.is_some() { Range::Reduced } else { Range::Full })?;
+            ensure(full, "its input is not in the larger domain")?;
+            ensure(rescale.is_none_or(|f| (1..1 << 40).contains(&f)), "its factor is not acceptable")?;
+            ensure(
+                sum.rows.is_valid()
+                    && sum.columns.is_valid()
+                    && x == [sum.n, sum.rows.input, sum.columns.input, sum.c]
+                    && out == [sum.n, sum.rows.entries.len(), sum.columns.entries.len(), sum.c],
+                "its sums do not match",
+            )
+        }
+        Instruction::Requantise { factor } => {
+            yields(Range::Reduced)?;
+            ensure(full && (1..1 << 40).contains(factor), "its input or factor is not acceptable")?;
+            ensure(x == out, "its shapes do not match")
+        }
+        Instruction::Lift => yields(Range::Full).and(ensure(x == out, "its shapes do not match")),
+        Instruction::Add | Instruction::Sub => {
+            same_domain()?;
+            ensure(x == shapes[1] && x == out, "its shapes do not match")
+        }
+        Instruction::Concat { axis } => {
+            same_domain()?;
+            let axis = *axis;
+            let fits =
+                |s: &&[usize]| s.len() == out.len() && (0..out.len()).all(|a| a == axis || s[a] == out[a]);
+            ensure(axis < out.len() && shapes.iter().all(fits), "its parts do not match")?;
+            ensure(shapes.iter().map(|s| s[axis]).sum::<usize>() == out[axis], "its parts do not add up")
+        }
+        Instruction::Select(s) => {
+            same_domain()?;
+            ensure(s.is_valid(x) && s.shape() == out, "its positions do not match")
+        }
+        Instruction::Transpose { permutation } => {
+            same_domain()?;
+            let mut sorted = permutation.clone();
+            sorted.sort_unstable();
+            ensure(
+                sorted.iter().copied().eq(0..x.len())
+                    && permutation.iter().map(|&a| x[a]).eq(out.iter().copied()),
+                "it is no permutation",
+            )
+        }
+        Instruction::Reshape => same_domain().and(ensure(len(x) == len(out), "its shapes do not match")),
+        Instruction::Phases(t) => {
+            same_domain()?;
+            let size = [t.n, t.h, t.w, t.c_in, t.c_out].into_iter().all(|v| v > 0 && v <= MAX_ELEMENTS);
+            ensure(
+                size && t.is_valid()
+                    && conv_fits(&t.conv())
+                    && len(x) == t.conv().out_len()
+                    && t.out(0).zip(t.out(1)).is_some_and(|(h, w)| out == [t.n, h, w, t.c_out]),
+                "its phases do not match",
+            )
+        }
+    }
+}

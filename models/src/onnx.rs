@@ -1,0 +1,464 @@
+//! Import of ONNX models, opset 9 to 21.
+//!
+//! Feature maps change from `[n, c, h, w]` to `[n, h, w, c]` on the way. Everything a file states is checked
+//! before it is believed; all nodes that are not supported are reported at once.
+
+use std::collections::{HashMap, HashSet};
+
+use prost::Message;
+
+use crate::error::{Error, Result, Unsupported};
+use crate::graph::{FinalActivation, Graph, MAX_NODES, Node, Op, Output, ValueId, elements};
+
+mod attributes;
+mod linear;
+mod movement;
+mod pointwise;
+mod pool;
+mod resize;
+
+pub mod proto;
+pub mod tensor;
+
+use attributes::{Attributes, Reason};
+use proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
+use tensor::Array;
+
+/// Bytes that a model file may have.
+pub const MAX_FILE: u64 = 1 << 30;
+
+/// Operators that import knows.
+pub const OPERATORS: &[&str] = &[
+    "Add",
+    "AveragePool",
+    "BatchNormalization",
+    "Cast",
+    "Clip",
+    "Concat",
+    "Constant",
+    "Conv",
+    "ConvTranspose",
+    "Div",
+    "Dropout",
+    "Flatten",
+    "Gather",
+    "Gemm",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Identity",
+    "LeakyRelu",
+    "MatMul",
+    "MaxPool",
+    "Mul",
+    "Neg",
+    "PRelu",
+    "Pad",
+    "ReduceMean",
+    "Relu",
+    "Reshape",
+    "Resize",
+    "Shape",
+    "Sigmoid",
+    "Slice",
+    "Softmax",
+    "Squeeze",
+    "Sub",
+    "Transpose",
+    "Unsqueeze",
+    "Upsample",
+];
+
+/// The network in the bytes of an ONNX file.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`] lists every node that is not supported; [`Error::Onnx`] and [`Error::Limit`] say
+/// what is wrong with the file.
+pub fn import(bytes: &[u8]) -> Result<Graph> {
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(Error::Limit {
+            what: "the size of the file in bytes".into(),
+            found: bytes.len() as u64,
+            allowed: MAX_FILE,
+        });
+    }
+    let model = ModelProto::decode(bytes)
+        .map_err(|e| Error::Onnx(format!("the file is damaged or not ONNX: {e}")))?;
+    let opset = model
+        .opset_import
+        .iter()
+        .find(|o| o.domain.is_empty() || o.domain == "ai.onnx")
+        .map_or(0, |o| o.version);
+    if !(9..=21).contains(&opset) {
+        return Err(Error::Onnx(format!("it uses opset {opset}; opsets 9 to 21 are supported")));
+    }
+    let graph = model.graph.as_ref().ok_or_else(|| Error::Onnx("the file holds no graph".into()))?;
+    if graph.node.len() > MAX_NODES {
+        return Err(Error::Limit {
+            what: "the number of nodes".into(),
+            found: graph.node.len() as u64,
+            allowed: MAX_NODES as u64,
+        });
+    }
+    if !graph.sparse_initializer.is_empty() {
+        return Err(Error::Onnx("it holds sparse weights, which are not supported".into()));
+    }
+    Importer::new(graph, opset)?.run(graph)
+}
+
+/// What a name of the file stands for.
+#[derive(Clone)]
+enum Known {
+    Constant(Array),
+    Value(Value),
+    /// The result of something that is not supported.
+    Unknown,
+}
+
+/// A value of the network and its shape in the order of the file.
+#[derive(Clone, Debug)]
+struct Value {
+    id: ValueId,
+    dims: Vec<usize>,
+}
+
+/// The shape in storage order.
+fn storage(dims: &[usize]) -> Vec<usize> {
+    match *dims {
+        [n, c, h, w] => vec![n, h, w, c],
+        _ => dims.to_vec(),
+    }
+}
+
+/// For each axis of the storage order, the axis of the file's order.
+fn storage_axes(rank: usize) -> Vec<usize> {
+    if rank == 4 { vec![0, 2, 3, 1] } else { (0..rank).collect() }
+}
+
+/// What the handler of an operator yields.
+type Handled = Reason<Known>;
+
+struct Importer {
+    opset: i64,
+    graph: Graph,
+    known: HashMap<String, Known>,
+    /// Name of the node being imported.
+    current: String,
+    names: HashSet<String>,
+}
+
+impl Importer {
+    fn new(graph: &GraphProto, opset: i64) -> Result<Self> {
+        let mut known = HashMap::new();
+        for t in &graph.initializer {
+            if known.insert(t.name.clone(), Known::Constant(Array::decode(t)?)).is_some() {
+                return Err(Error::Onnx(format!("two weights are named {}", t.name)));
+            }
+        }
+        let inputs: Vec<&ValueInfoProto> =
+            graph.input.iter().filter(|i| !known.contains_key(&i.name)).collect();
+        let [input] = inputs[..] else {
+            let names: Vec<&str> = inputs.iter().map(|i| i.name.as_str()).collect();
+            return Err(Error::Onnx(format!("it has {} inputs {names:?}; one is supported", inputs.len())));
+        };
+        let dims = input_dims(input)?;
+        let value = Value { id: 0, dims: dims.clone() };
+        known.insert(input.name.clone(), Known::Value(value));
+        let graph = Graph {
+            name: graph.name.clone(),
+            input_name: input.name.clone(),
+            input_shape: storage(&dims),
+            nodes: Vec::new(),
+            outputs: Vec::new(),
+        };
+        Ok(Self { opset, graph, known, current: String::new(), names: HashSet::new() })
+    }
+
+    fn run(mut self, file: &GraphProto) -> Result<Graph> {
+        let order = sorted(file, &self.known)?;
+        let finals = finals(file);
+        let mut problems = Vec::new();
+        for i in order {
+            let node = &file.node[i];
+            self.current = label(node, i);
+            let outcome = self.node(node, &finals);
+            let produced = match outcome {
+                Ok(known) => known,
+                Err(Failure::Unsupported(why)) => {
+                    problems.push(Unsupported { node: self.current.clone(), op: node.op_type.clone(), why });
+                    Known::Unknown
+                }
+                Err(Failure::Error(e)) => return Err(e),
+            };
+            for (j, name) in node.output.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
+                let known = if j == 0 { produced.clone() } else { Known::Unknown };
+                self.known.insert(name.clone(), known);
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Error::Unsupported(problems));
+        }
+        for output in &file.output {
+            match self.known.get(&output.name) {
+                Some(Known::Value(v)) => {
+                    let activation = finals.get(output.name.as_str()).copied();
+                    self.graph.outputs.push(Output {
+                        name: output.name.clone(),
+                        value: v.id,
+                        original_shape: v.dims.clone(),
+                        activation,
+                    });
+                }
+                Some(Known::Constant(_)) => {
+                    return Err(Error::Onnx(format!("output {} does not depend on the input", output.name)));
+                }
+                _ => return Err(Error::Onnx(format!("no node yields output {}", output.name))),
+            }
+        }
+        self.graph.validate()?;
+        Ok(self.graph)
+    }
+
+    fn node(&mut self, node: &NodeProto, finals: &HashMap<&str, FinalActivation>) -> Result<Known, Failure> {
+        if !(node.domain.is_empty() || node.domain == "ai.onnx") {
+            return Err(Failure::Unsupported(format!("operator set {} is not supported", node.domain)));
+        }
+        if !OPERATORS.contains(&node.op_type.as_str()) {
+            return Err(Failure::Unsupported("operator not supported".into()));
+        }
+        let mut inputs = Vec::with_capacity(node.input.len());
+        for name in &node.input {
+            inputs.push(match self.known.get(name) {
+                _ if name.is_empty() => None,
+                // Its own problem has been reported already.
+                Some(Known::Unknown) => return Ok(Known::Unknown),
+                Some(known) => Some(known.clone()),
+                None => {
+                    let reason = format!("it reads {name}, which nothing yields");
+                    return Err(Failure::Error(Error::Graph { node: self.current.clone(), reason }));
+                }
+            });
+        }
+        let call = Call { op: &node.op_type, inputs, attributes: Attributes::of(node), opset: self.opset };
+        if let Some(constant) = movement::fold(&call) {
+            return constant.map(Known::Constant).map_err(Failure::from);
+        }
+        let handled = match node.op_type.as_str() {
+            "Conv" => linear::conv(self, &call),
+            "ConvTranspose" => linear::conv_transpose(self, &call),
+            "Gemm" => linear::gemm(self, &call),
+            "MatMul" => linear::mat_mul(self, &call),
+            "BatchNormalization" => pointwise::batch_norm(self, &call),
+            "Add" | "Sub" | "Mul" | "Div" => pointwise::arithmetic(self, &call),
+            "Neg" => pointwise::negate(self, &call),
+            "Relu" | "Clip" | "LeakyRelu" | "PRelu" => pointwise::activation(self, &call),
+            "MaxPool" => match node.output.get(1).filter(|o| !o.is_empty()) {
+                Some(_) => Err("its second output (indices) is not supported".into()),
+                None => pool::max_pool(self, &call),
+            },
+            "AveragePool" => pool::average_pool(self, &call),
+            "GlobalAveragePool" | "GlobalMaxPool" | "ReduceMean" => pool::global(self, &call),
+            "Resize" | "Upsample" => resize::resize(self, &call),
+            "Identity" => call.value(0).map(Known::Value),
+            "Dropout" => match call.constant(2).ok().and_then(Array::scalar) {
+                Some(training) if training != 0.0 => Err("it is in training mode".into()),
+                _ => call.value(0).map(Known::Value),
+            },
+            "Softmax" | "Sigmoid" => match node.output.first() {
+                Some(o) if finals.contains_key(o.as_str()) => call.value(0).map(Known::Value),
+                _ => Err("supported only as the last node, where it is left to the client".into()),
+            },
+            _ => movement::movement(self, &call),
+        };
+        handled.map_err(Failure::from)
+    }
+
+    /// Appends a node and yields its value; `dims` is its shape in the order of the file.
+    fn push(&mut self, op: Op, inputs: &[ValueId], dims: Vec<usize>) -> Reason<Value> {
+        let shape = storage(&dims);
+        self.push_storage(op, inputs, shape)?;
+        Ok(Value { id: self.graph.nodes.len(), dims })
+    }
+
+    /// The same for a value that is not in the file.
+    fn push_storage(&mut self, op: Op, inputs: &[ValueId], shape: Vec<usize>) -> Reason<ValueId> {
+        elements(&shape).ok_or_else(|| format!("its output would have shape {shape:?}"))?;
+        if self.graph.nodes.len() >= 2 * MAX_NODES {
+            return Err("the network has too many nodes".into());
+        }
+        let mut name = self.current.clone();
+        let mut count = 2;
+        while !self.names.insert(name.clone()) {
+            name = format!("{} #{count}", self.current);
+            count += 1;
+        }
+        self.graph.nodes.push(Node { name, op, inputs: inputs.to_vec(), shape });
+        Ok(self.graph.nodes.len())
+    }
+}
+
+enum Failure {
+    Unsupported(String),
+    Error(Error),
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self::Unsupported(why)
+    }
+}
+
+/// One node with its inputs resolved.
+struct Call<'a> {
+    op: &'a str,
+    inputs: Vec<Option<Known>>,
+    attributes: Attributes<'a>,
+    opset: i64,
+}
+
+impl Call<'_> {
+    fn value(&self, i: usize) -> Reason<Value> {
+        match self.inputs.get(i) {
+            Some(Some(Known::Value(v))) => Ok(v.clone()),
+            Some(Some(_)) => Err(format!("input {i} is a constant, expected a value")),
+            _ => Err(format!("input {i} is missing")),
+        }
+    }
+
+    /// A feature map: value, and `[n, c, h, w]`.
+    fn map(&self, i: usize) -> Reason<(Value, [usize; 4])> {
+        let v = self.value(i)?;
+        let dims: [usize; 4] = v.dims.as_slice().try_into().map_err(|_| {
+            format!("its input has shape {:?}, and only images [n, c, h, w] are supported", v.dims)
+        })?;
+        Ok((v, dims))
+    }
+
+    fn constant(&self, i: usize) -> Reason<&Array> {
+        match self.inputs.get(i) {
+            Some(Some(Known::Constant(c))) => Ok(c),
+            Some(Some(_)) => Err(format!("input {i} is computed, and only a constant is supported")),
+            _ => Err(format!("input {i} is missing")),
+        }
+    }
+
+    fn optional(&self, i: usize) -> Reason<Option<&Array>> {
+        match self.inputs.get(i) {
+            None | Some(None) => Ok(None),
+            _ => self.constant(i).map(Some),
+        }
+    }
+
+    /// Integers from an attribute (older opsets) or an input (newer ones).
+    fn list(&self, attribute: &str, input: usize) -> Reason<Option<Vec<i64>>> {
+        if let Some(ints) = self.attributes.ints(attribute) {
+            return Ok(Some(ints.to_vec()));
+        }
+        match self.optional(input)? {
+            None => Ok(None),
+            Some(a) => {
+                a.integers().map(|v| Some(v.to_vec())).ok_or_else(|| format!("input {input} is not integers"))
+            }
+        }
+    }
+}
+
+/// `axis` counted from either end.
+fn axis_of(axis: i64, rank: usize) -> Reason<usize> {
+    let a = if axis < 0 { axis + rank as i64 } else { axis };
+    usize::try_from(a).ok().filter(|&a| a < rank).ok_or_else(|| format!("axis {axis} of {rank}"))
+}
+
+fn label(node: &NodeProto, i: usize) -> String {
+    match (node.name.as_str(), node.output.first()) {
+        ("", Some(out)) if !out.is_empty() => out.clone(),
+        ("", _) => format!("{}_{i}", node.op_type),
+        (name, _) => name.to_owned(),
+    }
+}
+
+/// The input's shape: the batch becomes 1 where it is open, everything else has to be fixed.
+fn input_dims(input: &ValueInfoProto) -> Result<Vec<usize>> {
+    let name = &input.name;
+    let tensor = input
+        .r#type
+        .as_ref()
+        .and_then(|t| t.tensor_type.as_ref())
+        .ok_or_else(|| Error::Onnx(format!("input {name} is not a tensor")))?;
+    if !matches!(tensor.elem_type, 1 | 10 | 11 | 16) {
+        return Err(Error::Onnx(format!(
+            "input {name} is not of floats (element type {})",
+            tensor.elem_type
+        )));
+    }
+    let shape = tensor.shape.as_ref().ok_or_else(|| Error::Onnx(format!("input {name} has no shape")))?;
+    let mut dims = Vec::new();
+    for (i, d) in shape.dim.iter().enumerate() {
+        dims.push(match (i, d.dim_value) {
+            (_, v) if v > 0 => v as usize,
+            (0, _) => 1,
+            _ => {
+                let which = if d.dim_param.is_empty() { "unnamed" } else { &d.dim_param };
+                return Err(Error::Onnx(format!(
+                    "axis {i} of input {name} is open ({which}); only the batch may be: export with fixed sizes"
+                )));
+            }
+        });
+    }
+    elements(&dims)
+        .ok_or_else(|| Error::Onnx(format!("input {name} has shape {dims:?}, beyond the limits")))?;
+    Ok(dims)
+}
+
+/// Final activations by the name of the output that they yield.
+fn finals(file: &GraphProto) -> HashMap<&str, FinalActivation> {
+    let read: HashSet<&str> = file.node.iter().flat_map(|n| &n.input).map(String::as_str).collect();
+    let outputs: HashSet<&str> = file.output.iter().map(|o| o.name.as_str()).collect();
+    let last = |n: &NodeProto| {
+        let kind = match n.op_type.as_str() {
+            "Softmax" => FinalActivation::Softmax,
+            "Sigmoid" => FinalActivation::Sigmoid,
+            _ => return None,
+        };
+        let name = outputs.get(n.output.first()?.as_str())?;
+        (!read.contains(name)).then_some((*name, kind))
+    };
+    file.node.iter().filter_map(last).collect()
+}
+
+/// Nodes in an order in which every one comes after those it reads.
+fn sorted(file: &GraphProto, known: &HashMap<String, Known>) -> Result<Vec<usize>> {
+    let mut producer = HashMap::new();
+    for (i, node) in file.node.iter().enumerate() {
+        for name in node.output.iter().filter(|n| !n.is_empty()) {
+            if known.contains_key(name) || producer.insert(name.as_str(), i).is_some() {
+                return Err(Error::Onnx(format!("two things are named {name}")));
+            }
+        }
+    }
+    let mut waiting = vec![0usize; file.node.len()];
+    let mut readers: Vec<Vec<usize>> = vec![Vec::new(); file.node.len()];
+    for (i, node) in file.node.iter().enumerate() {
+        for p in node.input.iter().filter_map(|n| producer.get(n.as_str())) {
+            waiting[i] += 1;
+            readers[*p].push(i);
+        }
+    }
+    // Smallest index first keeps the order of the file where it is one.
+    let mut ready: std::collections::BTreeSet<usize> =
+        (0..waiting.len()).filter(|&i| waiting[i] == 0).collect();
+    let mut order = Vec::with_capacity(waiting.len());
+    while let Some(i) = ready.pop_first() {
+        order.push(i);
+        for &r in &readers[i] {
+            waiting[r] -= 1;
+            if waiting[r] == 0 {
+                ready.insert(r);
+            }
+        }
+    }
+    match waiting.iter().position(|&w| w > 0) {
+        Some(i) => Err(Error::Onnx(format!("node {} is part of a cycle", label(&file.node[i], i)))),
+        None => Ok(order),
+    }
+}

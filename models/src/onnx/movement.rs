@@ -1,0 +1,396 @@
+//! Operators that only move numbers, and the arithmetic on shapes that exporters write around them.
+
+use sharelens_ops::ZERO;
+use sharelens_ops::layers::Select;
+
+use super::attributes::Reason;
+use super::tensor::{Array, Data};
+use super::{Call, Handled, Importer, Known, Value, axis_of, storage, storage_axes};
+use crate::graph::{Op, elements};
+
+pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
+    match call.op {
+        "Flatten" => {
+            let x = call.value(0)?;
+            let rank = x.dims.len();
+            let axis = match call.attributes.int("axis", 1) {
+                a if a == rank as i64 => rank,
+                a => axis_of(a, rank)?,
+            };
+            let (outer, inner) = x.dims.split_at(axis);
+            let dims = vec![outer.iter().product(), inner.iter().product()];
+            reshape(net, &x, dims)
+        }
+        "Reshape" => {
+            let x = call.value(0)?;
+            let wanted = call.list("shape", 1)?.ok_or("its shape is missing")?;
+            let dims = resolve(&x.dims, &wanted, call.attributes.int("allowzero", 0) != 0)?;
+            reshape(net, &x, dims)
+        }
+        "Squeeze" => {
+            let x = call.value(0)?;
+            let rank = x.dims.len();
+            let axes = match call.list("axes", 1)? {
+                Some(list) => list.iter().map(|&a| axis_of(a, rank)).collect::<Reason<Vec<_>>>()?,
+                None => (0..rank).filter(|&i| x.dims[i] == 1).collect(),
+            };
+            if axes.iter().any(|&a| x.dims[a] != 1) {
+                return Err(format!("axes {axes:?} of {:?} are not all of extent 1", x.dims));
+            }
+            let dims = (0..rank).filter(|i| !axes.contains(i)).map(|i| x.dims[i]).collect();
+            reshape(net, &x, dims)
+        }
+        "Unsqueeze" => {
+            let x = call.value(0)?;
+            let list = call.list("axes", 1)?.ok_or("its axes are missing")?;
+            let dims = unsqueezed(&x.dims, &list)?;
+            reshape(net, &x, dims)
+        }
+        "Transpose" => {
+            let x = call.value(0)?;
+            let rank = x.dims.len();
+            let permutation = match call.attributes.ints("perm") {
+                Some(p) => p.iter().map(|&a| axis_of(a, rank)).collect::<Reason<Vec<_>>>()?,
+                None => (0..rank).rev().collect(),
+            };
+            let mut sorted = permutation.clone();
+            sorted.sort_unstable();
+            if !sorted.iter().copied().eq(0..rank) {
+                return Err(format!("{permutation:?} is not a permutation"));
+            }
+            let dims = permutation.iter().map(|&a| x.dims[a]).collect();
+            // Storage axis i of the output is axis out[i] of the file's order, hence axis permutation[out[i]]
+            // of the input's, which is stored at the place found here.
+            let stored = storage_axes(rank);
+            let place = |axis: usize| stored.iter().position(|&a| a == axis).unwrap_or(axis);
+            let permutation = stored.iter().map(|&a| place(permutation[a])).collect();
+            net.push(Op::Transpose { permutation }, &[x.id], dims).map(Known::Value)
+        }
+        "Concat" => concat(net, call),
+        "Pad" => pad(net, call),
+        "Slice" => slice(net, call),
+        "Gather" => {
+            let x = call.value(0)?;
+            let axis = axis_of(call.attributes.int("axis", 0), x.dims.len())?;
+            let wanted = call.constant(1)?;
+            let list = wanted.integers().ok_or("its indices are not integers")?;
+            let picked: Reason<Vec<u32>> =
+                list.iter().map(|&i| axis_of(i, x.dims[axis]).map(|i| i as u32)).collect();
+            let mut dims = x.dims.clone();
+            dims[axis] = list.len();
+            let out = select(net, &x, axis, picked?, dims.clone())?;
+            match (wanted.dims.len(), out) {
+                (1, out) => Ok(Known::Value(out)),
+                (0, out) => {
+                    dims.remove(axis);
+                    reshape(net, &out, dims)
+                }
+                _ => Err("indices of more than one axis are not supported".into()),
+            }
+        }
+        "Cast" => call.value(0).map(Known::Value),
+        _ => Err("it is supported on constants only".into()),
+    }
+}
+
+/// The same numbers in the file's order under another shape.
+fn reshape(net: &mut Importer, x: &Value, dims: Vec<usize>) -> Handled {
+    let total: usize = x.dims.iter().product();
+    if dims.iter().try_fold(1usize, |a, &d| a.checked_mul(d)) != Some(total) {
+        return Err(format!("from {:?} to {dims:?}", x.dims));
+    }
+    if dims == x.dims {
+        return Ok(Known::Value(x.clone()));
+    }
+    let mut id = x.id;
+    // A feature map has to go back to the file's order first, unless both orders are one.
+    if let [n, c, h, w] = x.dims[..] {
+        if c > 1 && h * w > 1 {
+            id =
+                net.push_storage(Op::Transpose { permutation: vec![0, 3, 1, 2] }, &[id], vec![n, c, h, w])?;
+        }
+    }
+    match dims[..] {
+        [n, c, h, w] if c > 1 && h * w > 1 => {
+            let id = net.push_storage(Op::Reshape, &[id], vec![n, c, h, w])?;
+            net.push(Op::Transpose { permutation: vec![0, 2, 3, 1] }, &[id], dims).map(Known::Value)
+        }
+        _ => net.push(Op::Reshape, &[id], dims).map(Known::Value),
+    }
+}
+
+fn resolve(dims: &[usize], wanted: &[i64], allow_zero: bool) -> Reason<Vec<usize>> {
+    let total: usize = dims.iter().product();
+    let mut out = Vec::new();
+    let mut open = None;
+    for (i, &w) in wanted.iter().enumerate() {
+        out.push(match w {
+            -1 if open.is_none() => {
+                open = Some(i);
+                1
+            }
+            0 if !allow_zero => *dims.get(i).ok_or("a zero beyond the input's axes")?,
+            w if (1..1 << 30).contains(&w) => w as usize,
+            _ => return Err(format!("shape {wanted:?} is not supported")),
+        });
+    }
+    if let Some(i) = open {
+        let rest = out.iter().try_fold(1usize, |a, &d| a.checked_mul(d)).filter(|&r| total.is_multiple_of(r));
+        out[i] = total / rest.ok_or_else(|| format!("{dims:?} does not divide into {wanted:?}"))?;
+    }
+    Ok(out)
+}
+
+fn unsqueezed(dims: &[usize], list: &[i64]) -> Reason<Vec<usize>> {
+    let rank = dims.len() + list.len();
+    let axes = list.iter().map(|&a| axis_of(a, rank)).collect::<Reason<Vec<_>>>()?;
+    let mut rest = dims.iter();
+    let out: Option<Vec<usize>> =
+        (0..rank).map(|i| if axes.contains(&i) { Some(1) } else { rest.next().copied() }).collect();
+    out.ok_or_else(|| format!("axes {list:?} repeat"))
+}
+
+fn concat(net: &mut Importer, call: &Call<'_>) -> Handled {
+    let parts = (0..call.inputs.len()).map(|i| call.value(i)).collect::<Reason<Vec<_>>>()?;
+    let first = parts.first().ok_or("it has no inputs")?;
+    let rank = first.dims.len();
+    let axis = axis_of(call.attributes.int("axis", 1), rank)?;
+    let mut dims = first.dims.clone();
+    dims[axis] = 0;
+    for p in &parts {
+        let same = p.dims.len() == rank && (0..rank).all(|i| i == axis || p.dims[i] == dims[i]);
+        if !same {
+            return Err(format!("shapes {:?} and {:?}", first.dims, p.dims));
+        }
+        dims[axis] += p.dims[axis];
+    }
+    if let [only] = &parts[..] {
+        return Ok(Known::Value(only.clone()));
+    }
+    let stored = storage_axes(rank).iter().position(|&a| a == axis).unwrap_or(axis);
+    let ids: Vec<usize> = parts.iter().map(|p| p.id).collect();
+    net.push(Op::Concat { axis: stored }, &ids, dims).map(Known::Value)
+}
+
+/// Positions `picked` along one axis of the file's order.
+fn select(net: &mut Importer, x: &Value, axis: usize, picked: Vec<u32>, dims: Vec<usize>) -> Reason<Value> {
+    elements(&dims).ok_or_else(|| format!("its output would have shape {dims:?}"))?;
+    let mut all = Select::all(&storage(&x.dims));
+    let stored = storage_axes(x.dims.len()).iter().position(|&a| a == axis).unwrap_or(axis);
+    all.axes[stored] = picked;
+    net.push(Op::Select(all), &[x.id], dims)
+}
+
+fn pad(net: &mut Importer, call: &Call<'_>) -> Handled {
+    let mut x = call.value(0)?;
+    let rank = x.dims.len();
+    let pads = call.list("pads", 1)?.ok_or("its pads are missing")?;
+    let axes = match call.optional(3)?.and_then(Array::integers) {
+        Some(list) => list.iter().map(|&a| axis_of(a, rank)).collect::<Reason<Vec<_>>>()?,
+        None => (0..rank).collect(),
+    };
+    if pads.len() != 2 * axes.len() || pads.iter().any(|p| !(-(1 << 12)..1 << 12).contains(p)) {
+        return Err(format!("pads {pads:?} are not supported"));
+    }
+    let mode = call.attributes.string("mode", "constant");
+    let constant =
+        call.optional(2)?.and_then(Array::scalar).unwrap_or_else(|| call.attributes.float("value", 0.0));
+    if mode == "constant" && constant != 0.0 && pads.iter().any(|&p| p > 0) {
+        return Err(format!("padding with {constant} is not supported, only with zero"));
+    }
+    for (i, &axis) in axes.iter().enumerate() {
+        let (before, after) = (pads[i], pads[i + axes.len()]);
+        if (before, after) == (0, 0) {
+            continue;
+        }
+        let d = x.dims[axis] as i64;
+        let position = |j: i64| -> Reason<u32> {
+            Ok(match mode.as_str() {
+                _ if (0..d).contains(&j) => j as u32,
+                "constant" => ZERO,
+                "edge" => j.clamp(0, d - 1) as u32,
+                "reflect" if d > 1 => {
+                    let turn = j.rem_euclid(2 * (d - 1));
+                    turn.min(2 * (d - 1) - turn) as u32
+                }
+                other => return Err(format!("mode {other} is not supported")),
+            })
+        };
+        let picked = (-before..d + after).map(position).collect::<Reason<Vec<_>>>()?;
+        let mut dims = x.dims.clone();
+        dims[axis] = picked.len();
+        x = select(net, &x, axis, picked, dims)?;
+    }
+    Ok(Known::Value(x))
+}
+
+/// Positions that a slice takes from an axis of extent `d`.
+fn sliced(d: usize, start: i64, end: i64, step: i64) -> Reason<Vec<u32>> {
+    let d = d as i64;
+    if step == 0 {
+        return Err("a step of zero".into());
+    }
+    let wrap = |v: i64| if v < 0 { v.saturating_add(d) } else { v };
+    let (low, high) = if step > 0 { (0, d) } else { (-1, d - 1) };
+    let (mut i, end) = (wrap(start).clamp(low.max(0), high), wrap(end).clamp(low, high));
+    let mut picked = Vec::new();
+    while if step > 0 { i < end } else { i > end } {
+        picked.push(i as u32);
+        i = i.saturating_add(step);
+    }
+    Ok(picked)
+}
+
+/// Starts, ends, axes and steps of a slice.
+fn slice_lists(call: &Call<'_>, rank: usize) -> Reason<Vec<(usize, i64, i64, i64)>> {
+    let starts = call.list("starts", 1)?.ok_or("its starts are missing")?;
+    let ends = call.list("ends", 2)?.ok_or("its ends are missing")?;
+    let axes = call.list("axes", 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
+    let steps = call.list("steps", 4)?.unwrap_or_else(|| vec![1; starts.len()]);
+    if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] {
+        return Err("its lists differ in length".into());
+    }
+    (0..starts.len()).map(|i| Ok((axis_of(axes[i], rank)?, starts[i], ends[i], steps[i]))).collect()
+}
+
+fn slice(net: &mut Importer, call: &Call<'_>) -> Handled {
+    let mut x = call.value(0)?;
+    for (axis, start, end, step) in slice_lists(call, x.dims.len())? {
+        let picked = sliced(x.dims[axis], start, end, step)?;
+        if picked.len() == x.dims[axis] && step == 1 {
+            continue;
+        }
+        let mut dims = x.dims.clone();
+        dims[axis] = picked.len();
+        x = select(net, &x, axis, picked, dims)?;
+    }
+    Ok(Known::Value(x))
+}
+
+/// What can be computed without the input: constants, shapes, and the index arithmetic on them. `None` if this
+/// node is not of that kind.
+pub(super) fn fold(call: &Call<'_>) -> Option<Reason<Array>> {
+    match call.op {
+        "Constant" => return Some(constant(call)),
+        "Shape" => {
+            let dims = match call.inputs.first()?.as_ref()? {
+                Known::Value(v) => &v.dims,
+                Known::Constant(c) => &c.dims,
+                Known::Unknown => return None,
+            };
+            let d = dims.len() as i64;
+            let clamp = |v: i64| (if v < 0 { v + d } else { v }).clamp(0, d) as usize;
+            let (from, to) = (clamp(call.attributes.int("start", 0)), clamp(call.attributes.int("end", d)));
+            return Some(Ok(Array::ints(dims[from.min(to)..to].iter().map(|&d| d as i64).collect())));
+        }
+        _ => {}
+    }
+    let constants: Option<Vec<&Array>> = call
+        .inputs
+        .iter()
+        .flatten()
+        .map(|k| match k {
+            Known::Constant(c) => Some(c),
+            _ => None,
+        })
+        .collect();
+    let constants = constants.filter(|c| !c.is_empty())?;
+    let x = constants[0];
+    let rank = x.dims.len();
+    Some(match call.op {
+        "Identity" | "Dropout" => Ok(x.clone()),
+        "Cast" => Ok(match (call.attributes.int("to", 1), &x.data) {
+            (6 | 7, Data::Floats(v)) => {
+                Array { dims: x.dims.clone(), data: Data::Ints(v.iter().map(|&v| v as i64).collect()) }
+            }
+            (1 | 10 | 11, Data::Ints(_)) => Array { dims: x.dims.clone(), data: Data::Floats(x.floats()) },
+            _ => x.clone(),
+        }),
+        "Squeeze" | "Unsqueeze" | "Reshape" | "Flatten" => reshaped(call, x),
+        "Gather" if rank == 1 && constants.len() == 2 => {
+            let picked = constants[1].integers().ok_or_else(|| "its indices are not integers".to_owned());
+            picked.and_then(|list| {
+                let at = list.iter().map(|&i| axis_of(i, x.dims[0])).collect::<Reason<Vec<_>>>()?;
+                let data = match &x.data {
+                    Data::Ints(v) => Data::Ints(at.iter().map(|&i| v[i]).collect()),
+                    Data::Floats(v) => Data::Floats(at.iter().map(|&i| v[i]).collect()),
+                };
+                Ok(Array { dims: constants[1].dims.clone(), data })
+            })
+        }
+        "Slice" if rank == 1 => slice_lists(call, 1).and_then(|lists| {
+            let mut v = x.integers().ok_or("it is not of integers")?.to_vec();
+            for (_, start, end, step) in lists {
+                v = sliced(v.len(), start, end, step)?.into_iter().map(|i| v[i as usize]).collect();
+            }
+            Ok(Array::ints(v))
+        }),
+        "Concat" if constants.iter().all(|c| c.dims.len() == 1 && c.integers().is_some()) => {
+            Ok(Array::ints(constants.iter().filter_map(|c| c.integers()).flatten().copied().collect()))
+        }
+        "Add" | "Sub" | "Mul" | "Div" if constants.len() == 2 => integer_arithmetic(call.op, x, constants[1]),
+        _ => Err("of constants only is not supported".into()),
+    })
+}
+
+fn constant(call: &Call<'_>) -> Reason<Array> {
+    let a = &call.attributes;
+    if let Some(t) = a.tensor("value") {
+        return t.map_err(|e| e.to_string());
+    }
+    if let Some(v) = a.maybe_float("value_float") {
+        return Ok(Array { dims: vec![], data: Data::Floats(vec![v]) });
+    }
+    if a.has("value_int") {
+        return Ok(Array { dims: vec![], data: Data::Ints(vec![a.int("value_int", 0)]) });
+    }
+    if let Some(v) = a.ints("value_ints") {
+        return Ok(Array::ints(v.to_vec()));
+    }
+    if let Some(v) = a.floats("value_floats") {
+        return Ok(Array { dims: vec![v.len()], data: Data::Floats(v.to_vec()) });
+    }
+    Err("a constant of this kind is not supported".into())
+}
+
+fn reshaped(call: &Call<'_>, x: &Array) -> Reason<Array> {
+    let rank = x.dims.len();
+    let dims = match call.op {
+        "Unsqueeze" => unsqueezed(&x.dims, &call.list("axes", 1)?.ok_or("its axes are missing")?)?,
+        "Squeeze" => match call.list("axes", 1)? {
+            None => x.dims.iter().copied().filter(|&d| d != 1).collect(),
+            Some(list) => {
+                let axes = list.iter().map(|&a| axis_of(a, rank)).collect::<Reason<Vec<_>>>()?;
+                (0..rank).filter(|i| !axes.contains(i)).map(|i| x.dims[i]).collect()
+            }
+        },
+        "Reshape" => resolve(&x.dims, &call.list("shape", 1)?.ok_or("its shape is missing")?, false)?,
+        _ => return Err("flattening a constant is not supported".into()),
+    };
+    if dims.iter().product::<usize>() != x.dims.iter().product::<usize>() {
+        return Err(format!("from {:?} to {dims:?}", x.dims));
+    }
+    Ok(Array { dims, data: x.data.clone() })
+}
+
+fn integer_arithmetic(op: &str, a: &Array, b: &Array) -> Reason<Array> {
+    let (Some(x), Some(y)) = (a.integers(), b.integers()) else {
+        return Err("arithmetic on constant floats is not supported".into());
+    };
+    if x.len() != y.len() && x.len() != 1 && y.len() != 1 || x.is_empty() || y.is_empty() {
+        return Err(format!("shapes {:?} and {:?}", a.dims, b.dims));
+    }
+    let n = x.len().max(y.len());
+    let one = |i: usize| {
+        let (p, q) = (x[i % x.len()], y[i % y.len()]);
+        match op {
+            "Add" => p.checked_add(q),
+            "Sub" => p.checked_sub(q),
+            "Mul" => p.checked_mul(q),
+            _ => p.checked_div(q),
+        }
+    };
+    let values: Option<Vec<i64>> = (0..n).map(one).collect();
+    let dims = if x.len() >= y.len() { a.dims.clone() } else { b.dims.clone() };
+    Ok(Array { dims, data: Data::Ints(values.ok_or("it overflows")?) })
+}

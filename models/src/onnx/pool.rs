@@ -1,0 +1,94 @@
+//! Pooling.
+
+use sharelens_ops::layers::{MaxPool, Window};
+
+use super::attributes::Frame;
+use super::{Call, Handled, Importer, Known, axis_of};
+use crate::graph::{Op, Taps};
+
+fn window(frame: &Frame, axis: usize, input: usize) -> Window {
+    Window {
+        input,
+        kernel: frame.kernel[axis],
+        stride: frame.stride[axis],
+        dilation: frame.dilation[axis],
+        before: frame.pad[axis],
+        output: frame.output[axis],
+    }
+}
+
+fn frame(call: &Call<'_>, size: [usize; 2]) -> Result<Frame, String> {
+    if !call.attributes.has("kernel_shape") {
+        return Err("its kernel_shape is missing".into());
+    }
+    Frame::new(&call.attributes, [1, 1], size)
+}
+
+pub(super) fn max_pool(net: &mut Importer, call: &Call<'_>) -> Handled {
+    let (x, [n, c, h, w]) = call.map(0)?;
+    let frame = frame(call, [h, w])?;
+    let pool = MaxPool { n, c, rows: window(&frame, 0, h), columns: window(&frame, 1, w) };
+    if !pool.rows.is_valid() || !pool.columns.is_valid() {
+        return Err("a window lies in the padding altogether, or its sizes are beyond the limits".into());
+    }
+    net.push(Op::MaxPool(pool), &[x.id], vec![n, c, frame.output[0], frame.output[1]]).map(Known::Value)
+}
+
+/// Averages along one axis. Windows count the padding or not; what lies beyond even the padding (a window
+/// that ceil_mode added) never counts.
+fn averages(window: &Window, after: usize, include_pad: bool) -> Taps {
+    let padded = window.input + window.before + after;
+    let entries = (0..window.output)
+        .map(|o| {
+            let inside: Vec<usize> = window.entries(o).collect();
+            let reach =
+                (0..window.kernel).filter(|k| o * window.stride + k * window.dilation < padded).count();
+            let count = if include_pad { reach } else { inside.len() };
+            let mut taps: Vec<(u32, f32)> = inside.iter().map(|&i| (i as u32, 1.0 / count as f32)).collect();
+            taps.resize(window.kernel, (inside.first().copied().unwrap_or(0) as u32, 0.0));
+            taps
+        })
+        .collect();
+    Taps { input: window.input, entries }
+}
+
+pub(super) fn average_pool(net: &mut Importer, call: &Call<'_>) -> Handled {
+    let (x, [n, c, h, w]) = call.map(0)?;
+    let frame = frame(call, [h, w])?;
+    let [rows, columns] = [window(&frame, 0, h), window(&frame, 1, w)];
+    if !rows.is_valid() || !columns.is_valid() {
+        return Err("a window lies in the padding altogether, or its sizes are beyond the limits".into());
+    }
+    let include = call.attributes.int("count_include_pad", 0) != 0;
+    let op = Op::Weighted {
+        rows: averages(&rows, frame.pad[2], include),
+        columns: averages(&columns, frame.pad[3], include),
+    };
+    net.push(op, &[x.id], vec![n, c, frame.output[0], frame.output[1]]).map(Known::Value)
+}
+
+pub(super) fn global(net: &mut Importer, call: &Call<'_>) -> Handled {
+    let (x, [n, c, h, w]) = call.map(0)?;
+    let whole = |input| Window { input, kernel: input, stride: 1, dilation: 1, before: 0, output: 1 };
+    let (rows, columns) = (whole(h), whole(w));
+    if !rows.is_valid() || !columns.is_valid() {
+        return Err("its input is too large".into());
+    }
+    let op = match call.op {
+        "GlobalMaxPool" => Op::MaxPool(MaxPool { n, c, rows, columns }),
+        _ => Op::Weighted { rows: averages(&rows, 0, false), columns: averages(&columns, 0, false) },
+    };
+    if call.op == "ReduceMean" {
+        let axes = call.list("axes", 1)?.ok_or("a mean over all axes is not supported")?;
+        let mut axes = axes.iter().map(|&a| axis_of(a, 4)).collect::<Result<Vec<_>, _>>()?;
+        axes.sort_unstable();
+        if axes != [2, 3] {
+            return Err(format!("a mean over axes {axes:?} is not supported, only over rows and columns"));
+        }
+        if call.attributes.int("keepdims", 1) == 0 {
+            let mean = net.push(op, &[x.id], vec![n, c, 1, 1])?;
+            return net.push(Op::Reshape, &[mean.id], vec![n, c]).map(Known::Value);
+        }
+    }
+    net.push(op, &[x.id], vec![n, c, 1, 1]).map(Known::Value)
+}

@@ -1,0 +1,371 @@
+//! From an imported network to one that is ready to be shared: ranges, moduli, scales, and the proof that the
+//! fixed-point twin agrees.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sharelens_ops::plain::{Bounds, Peak, Plain, Weights};
+use sharelens_protocol::ring::Full;
+
+use crate::arithmetic::Arithmetic;
+use crate::calibrate;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::float;
+use crate::graph::Graph;
+use crate::lower::{lower, quantise};
+use crate::manifest::{Manifest, OutputInfo, VERSION};
+use crate::model::Model;
+use crate::passes::{self, Changes};
+use crate::program::run;
+use crate::scales::Scales;
+
+/// Sets of moduli to choose from, smallest first: how many for comparisons, how many for scales.
+pub const CANDIDATES: [(usize, usize); 6] = [(2, 2), (3, 2), (3, 3), (4, 2), (4, 3), (4, 4)];
+/// Largest scales to try, in bits, finest first.
+const CAPS: [i32; 5] = [20, 17, 15, 13, 11];
+/// Inputs that each choice is tried on.
+const TRIALS: usize = 6;
+
+/// How to prepare.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// How many times over the calibrated range has to fit.
+    pub margin: f64,
+    /// Largest error of an output that is accepted from fixed-point numbers, for outputs up to 8; in proportion
+    /// for larger ones.
+    pub tolerance: f64,
+    /// Ring to use; the smallest set of moduli that is safe and precise enough, if none is given.
+    pub arithmetic: Option<Arithmetic>,
+    /// Whether to calibrate on synthetic pictures, too.
+    pub stress: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { margin: 2.0, tolerance: 0.008, arithmetic: None, stress: true }
+    }
+}
+
+/// A network ready to be shared. Holds the weights: the model owner's alone.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    pub(crate) config: Config,
+    pub(crate) graph: Graph,
+    pub(crate) calibration: Calibration,
+}
+
+/// What preparation found out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// Largest magnitude by value, over all calibration inputs.
+    pub peaks: Vec<f64>,
+    /// How many times over they fit.
+    pub margin: f64,
+    /// The ring.
+    pub arithmetic: Arithmetic,
+    /// Largest scale.
+    pub cap: f64,
+}
+
+/// What [`prepare`] says about its choice.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The ring, in words.
+    pub arithmetic: String,
+    /// Bytes per element where products live.
+    pub bytes_per_element: usize,
+    /// Pictures given, and made up.
+    pub inputs: [usize; 2],
+    /// Largest difference of an output between twin and floats, over the inputs tried.
+    pub twin_error: f64,
+    /// What was rewritten.
+    pub changes: Changes,
+    /// Range and room of each value.
+    pub values: Vec<ValueReport>,
+    /// Choices that were turned down, and why.
+    pub refused: Vec<String>,
+}
+
+/// Range and room of one value.
+#[derive(Clone, Debug, Serialize)]
+pub struct ValueReport {
+    /// Name of the layer that yields it.
+    pub name: String,
+    /// What that is.
+    pub op: String,
+    /// Largest magnitude over all calibration inputs.
+    pub peak: f64,
+    /// Its scale, in bits.
+    pub scale_bits: f64,
+    /// How many times over the range fits.
+    pub headroom: f64,
+}
+
+/// Calibrates, chooses moduli and scales, and checks the result against floats.
+///
+/// # Errors
+///
+/// [`Error::Range`] names the worst layer when nothing is safe or precise enough.
+pub fn prepare(model: &Model, samples: &[Vec<f32>], options: &Options) -> Result<(Prepared, Report)> {
+    if samples.is_empty() {
+        return Err(Error::Range("no inputs to calibrate on were given".into()));
+    }
+    if !(1.0..=1e6).contains(&options.margin) || !(options.tolerance > 0.0) {
+        return Err(Error::Range("margin has to be at least 1 and tolerance positive".into()));
+    }
+    let mut graph = model.graph.clone();
+    let changes = passes::simplify(&mut graph)?;
+    let mut inputs = samples.to_vec();
+    if let (true, Some(p)) = (options.stress, &model.config.preprocess) {
+        inputs.extend(calibrate::stress(p, &samples[..samples.len().min(TRIALS)]));
+    }
+    let peaks = calibrate::peaks(&graph, &inputs)?;
+    // Spread over the set, which is often sorted by class.
+    let step = samples.len().div_ceil(TRIALS);
+    let trials: Vec<&[f32]> = samples.iter().step_by(step).map(Vec::as_slice).collect();
+    let expected = trials.iter().map(|t| reference(&graph, t)).collect::<Result<Vec<_>>>()?;
+    let choices = match &options.arithmetic {
+        Some(a) => vec![a.clone()],
+        None => CANDIDATES.iter().map(|&(k, l)| Arithmetic::usual(k, l)).collect::<Result<_>>()?,
+    };
+    let largest = graph.outputs.iter().map(|o| peaks[o.value]).fold(0.0, f64::max);
+    let tolerance = options.tolerance * (largest / 8.0).max(1.0);
+    let mut refused = Vec::new();
+    for arithmetic in choices {
+        match settle(&graph, &model.config, &peaks, options, arithmetic.clone(), &trials, &expected) {
+            Ok((error, prepared)) if error <= tolerance || options.arithmetic.is_some() => {
+                let values = value_reports(&prepared)?;
+                let report = Report {
+                    arithmetic: arithmetic.to_string(),
+                    bytes_per_element: arithmetic.bytes(),
+                    inputs: [samples.len(), inputs.len() - samples.len()],
+                    twin_error: error,
+                    changes,
+                    values,
+                    refused,
+                };
+                return Ok((prepared, report));
+            }
+            Ok((error, _)) => refused
+                .push(format!("{arithmetic}: outputs are off by {error:.4}, {tolerance:.4} is allowed")),
+            Err(e @ (Error::Range(_) | Error::Overflow { .. })) => refused.push(format!("{arithmetic}: {e}")),
+            Err(e) => return Err(e),
+        }
+    }
+    Err(Error::Range(format!("no choice of moduli is safe and precise enough; {}", refused.join("; "))))
+}
+
+fn reference(graph: &Graph, input: &[f32]) -> Result<Vec<Vec<f64>>> {
+    float::run(graph, &input.iter().map(|&v| v.into()).collect::<Vec<_>>())
+}
+
+/// The best cap on scales for this ring, with the error it leaves.
+fn settle(
+    graph: &Graph,
+    config: &Config,
+    peaks: &[f64],
+    options: &Options,
+    arithmetic: Arithmetic,
+    trials: &[&[f32]],
+    expected: &[Vec<Vec<f64>>],
+) -> Result<(f64, Prepared)> {
+    let mut best: Option<(f64, Prepared)> = None;
+    let mut failure = None;
+    for bits in CAPS {
+        let calibration = Calibration {
+            peaks: peaks.to_vec(),
+            margin: options.margin,
+            arithmetic: arithmetic.clone(),
+            cap: f64::from(bits).exp2(),
+        };
+        let prepared = Prepared { config: config.clone(), graph: graph.clone(), calibration };
+        match prepared.twin(&arithmetic).and_then(|t| deviation(&t, trials, expected)) {
+            Ok(error) if best.as_ref().is_none_or(|(e, _)| error < *e) => best = Some((error, prepared)),
+            Ok(_) => {}
+            Err(e @ (Error::Range(_) | Error::Overflow { .. })) => failure = Some(e),
+            Err(e) => return Err(e),
+        }
+        if best.as_ref().is_some_and(|(e, _)| *e < options.tolerance / 4.0) {
+            break;
+        }
+    }
+    best.ok_or_else(|| failure.unwrap_or_else(|| Error::Range("nothing was tried".into())))
+}
+
+fn deviation(twin: &Twin, trials: &[&[f32]], expected: &[Vec<Vec<f64>>]) -> Result<f64> {
+    let mut worst = 0f64;
+    for (input, expected) in trials.iter().zip(expected) {
+        let found = twin.run_storage(input)?.0;
+        let pairs = found.iter().flatten().zip(expected.iter().flatten());
+        worst = pairs.fold(worst, |a, (f, e)| a.max((f - e).abs()));
+    }
+    Ok(worst)
+}
+
+fn value_reports(prepared: &Prepared) -> Result<Vec<ValueReport>> {
+    let c = &prepared.calibration;
+    let scales = prepared.scales(&c.arithmetic)?;
+    let graph = &prepared.graph;
+    let report = |v: usize| ValueReport {
+        name: graph.value_name(v).to_owned(),
+        op: if v == 0 { "input".into() } else { graph.nodes[v - 1].op.label().to_owned() },
+        peak: c.peaks[v],
+        scale_bits: scales.scale[v].log2(),
+        headroom: scales.headroom[v],
+    };
+    Ok((0..graph.nodes.len() + 1).map(report).collect())
+}
+
+impl Prepared {
+    /// The ring that was chosen.
+    pub fn arithmetic(&self) -> &Arithmetic {
+        &self.calibration.arithmetic
+    }
+
+    /// Name, task, classes, preprocessing.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The folded network, weights included.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    fn scales(&self, arithmetic: &Arithmetic) -> Result<Scales> {
+        let c = &self.calibration;
+        Scales::solve(&self.graph, &c.peaks, &arithmetic.bounds()?, c.margin, c.cap)
+    }
+
+    /// What may be public, for the ring that was chosen.
+    ///
+    /// # Errors
+    ///
+    /// As [`Prepared::manifest_for`].
+    pub fn manifest(&self) -> Result<Manifest> {
+        self.manifest_for(&self.calibration.arithmetic)
+    }
+
+    /// What may be public, for any ring.
+    ///
+    /// # Errors
+    ///
+    /// If the calibrated ranges do not fit that ring.
+    pub fn manifest_for(&self, arithmetic: &Arithmetic) -> Result<Manifest> {
+        Ok(self.lowered(arithmetic)?.0)
+    }
+
+    fn lowered(&self, arithmetic: &Arithmetic) -> Result<(Manifest, Arc<Vec<Weights>>)> {
+        let bounds = arithmetic.bounds()?;
+        let (program, parameters) = lower(&self.graph, &self.scales(arithmetic)?, &bounds)?;
+        let weights = quantise(&program, &parameters, &bounds, self.calibration.margin)?;
+        let info = |o: &crate::graph::Output| OutputInfo {
+            name: o.name.clone(),
+            shape: o.original_shape.clone(),
+            activation: o.activation,
+        };
+        let manifest = Manifest {
+            version: VERSION,
+            config: self.config.clone(),
+            arithmetic: arithmetic.clone(),
+            program,
+            outputs: self.graph.outputs.iter().map(info).collect(),
+        };
+        manifest.validate()?;
+        Ok((manifest, Arc::new(weights)))
+    }
+
+    /// The secret weights as integers, by the index of the linear maps of [`Prepared::manifest_for`].
+    ///
+    /// # Errors
+    ///
+    /// If ranges or weights do not fit that ring.
+    pub fn quantised(&self, arithmetic: &Arithmetic) -> Result<Arc<Vec<Weights>>> {
+        Ok(self.lowered(arithmetic)?.1)
+    }
+
+    /// The outputs in floating point, in the original order, for an input in storage order.
+    ///
+    /// # Errors
+    ///
+    /// If the input has another size than the network's.
+    pub fn float(&self, input: &[f32]) -> Result<Vec<Vec<f64>>> {
+        let outputs = reference(&self.graph, input)?;
+        let original = |(o, v): (&crate::graph::Output, Vec<f64>)| {
+            OutputInfo { name: String::new(), shape: o.original_shape.clone(), activation: None }.original(&v)
+        };
+        Ok(self.graph.outputs.iter().zip(outputs).map(original).collect())
+    }
+
+    /// The fixed-point twin for a ring.
+    ///
+    /// # Errors
+    ///
+    /// If ranges or weights do not fit that ring.
+    pub fn twin(&self, arithmetic: &Arithmetic) -> Result<Twin> {
+        let (manifest, weights) = self.lowered(arithmetic)?;
+        Ok(Twin { bounds: arithmetic.bounds()?, manifest, weights })
+    }
+
+    /// The outputs of the twin in the ring that was chosen, in the original order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Overflow`] names the layer where a value leaves its range.
+    pub fn plain(&self, input: &[f32]) -> Result<Vec<Vec<f64>>> {
+        self.twin(&self.calibration.arithmetic)?.run(input)
+    }
+}
+
+/// The network on integers in the clear: the very arithmetic of the secure run, with nearest rounding.
+#[derive(Clone, Debug)]
+pub struct Twin {
+    bounds: Bounds,
+    manifest: Manifest,
+    weights: Arc<Vec<Weights>>,
+}
+
+/// Largest magnitudes seen in a run, by layer.
+pub type Peaks = std::collections::BTreeMap<u32, Peak>;
+
+impl Twin {
+    /// What it runs.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The outputs in the original order, for an input in storage order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Overflow`] names the layer where a value leaves its range.
+    pub fn run(&self, input: &[f32]) -> Result<Vec<Vec<f64>>> {
+        let (outputs, _) = self.run_storage(input)?;
+        Ok(self.manifest.outputs.iter().zip(&outputs).map(|(info, v)| info.original(v)).collect())
+    }
+
+    /// The outputs in storage order, and the largest integers of each layer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Twin::run`].
+    pub fn run_storage(&self, input: &[f32]) -> Result<(Vec<Vec<f64>>, Peaks)> {
+        let program = &self.manifest.program;
+        if input.len() != program.input_len() {
+            return Err(Error::Input { expected: program.input_len(), found: input.len() });
+        }
+        let mut engine = Plain::new(self.bounds, self.weights.clone());
+        let input = engine.input::<Full>(program.encode(input));
+        let result = futures::executor::block_on(run(program, &mut engine, input, |_| {}));
+        if let Some(o) = engine.overflow() {
+            let layer = program.layers.get(o.layer as usize).map_or("input", |l| &l.name);
+            return Err(Error::Overflow { layer: layer.into(), found: o.found, allowed: o.allowed });
+        }
+        let real = |(v, (_, scale)): (&sharelens_ops::plain::Values<_>, (&[usize], f64))| {
+            v.as_slice().iter().map(|&v| v as f64 / scale).collect()
+        };
+        let outputs = result?.iter().zip(program.outputs()).map(real).collect();
+        Ok((outputs, engine.peaks().clone()))
+    }
+}

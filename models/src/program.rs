@@ -1,0 +1,377 @@
+//! A network as the list of steps that servers, helper and twin run: shapes, scales and moduli, and no weight.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use sharelens_ops::layers::{self, ConvTranspose, MaxPool, Select, WeightedSum, activation, movement};
+use sharelens_ops::{Engine, Linear};
+use sharelens_protocol::ring::{Full, Range, Reduced};
+use sharelens_protocol::{Error, Result, Step};
+
+/// A register: 0 holds the input, `i + 1` what step `i` computes.
+pub type Register = u32;
+
+/// Steps of one inference, in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// Shape of the input, `[n, h, w, c]` for pictures.
+    pub input_shape: Vec<usize>,
+    /// Scale of the input, which enters in `Full`.
+    pub input_scale: f64,
+    /// What a rescale divides by.
+    pub divisor: i64,
+    /// Steps; each reads earlier registers only. Its index is its layer in [`Step`] and in the ledger.
+    pub layers: Vec<Layer>,
+    /// Registers that are the result, in order; they are yielded in `Reduced`.
+    pub outputs: Vec<Register>,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Layer {
+    /// Name, after the ONNX node.
+    pub name: String,
+    /// What it does.
+    pub op: Instruction,
+    /// What it reads.
+    pub inputs: Vec<Register>,
+    /// Shape of what it yields.
+    pub shape: Vec<usize>,
+    /// Domain of what it yields.
+    pub range: Range,
+    /// Scale of what it yields.
+    pub scale: f64,
+}
+
+/// What a step does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Instruction {
+    /// A linear map with secret weights, and the rescale after it.
+    Linear {
+        /// The map.
+        map: Linear,
+        /// Scale of its weights; that of its bias is this times the input's.
+        weight_scale: f64,
+    },
+    /// max(x, 0).
+    Relu,
+    /// min(max(x, lo), hi), bounds at the scale of x.
+    Clip {
+        /// Lower bound.
+        lo: Option<i64>,
+        /// Upper bound.
+        hi: Option<i64>,
+    },
+    /// x or `negative * x / divisor`.
+    LeakyRelu {
+        /// Slope of the negative side, times the divisor.
+        negative: i64,
+    },
+    /// relu(x) and relu(-x) side by side: a PReLU is this and a linear map.
+    Halves,
+    /// Max-pool.
+    MaxPool(MaxPool),
+    /// Average-pool or interpolation.
+    Weighted {
+        /// The sums.
+        sum: WeightedSum,
+        /// Factor of a rescale after them, if there is one.
+        rescale: Option<i64>,
+    },
+    /// Another scale: a factor and a rescale.
+    Requantise {
+        /// The factor.
+        factor: i64,
+    },
+    /// The same number in `Full`.
+    Lift,
+    /// Sum.
+    Add,
+    /// Difference.
+    Sub,
+    /// Joined along an axis.
+    Concat {
+        /// Which.
+        axis: usize,
+    },
+    /// Padding, slices, repetition.
+    Select(Select),
+    /// Axes in another order.
+    Transpose {
+        /// Axis `i` of the output is axis `permutation[i]` of the input.
+        permutation: Vec<usize>,
+    },
+    /// Another shape.
+    Reshape,
+    /// The phases of a transposed convolution put in their places.
+    Phases(ConvTranspose),
+}
+
+impl Instruction {
+    /// A word for reports.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Linear { map, .. } if map.conv.h == 1 && map.conv.n == 1 && map.conv.groups == 1 => "dense",
+            Self::Linear { map, .. } if map.conv.groups > 1 && map.conv.groups == map.conv.c_out => {
+                "depthwise"
+            }
+            Self::Linear { .. } => "conv",
+            Self::Relu => "relu",
+            Self::Clip { .. } => "clip",
+            Self::LeakyRelu { .. } => "leaky relu",
+            Self::Halves => "prelu",
+            Self::MaxPool(_) => "max-pool",
+            Self::Weighted { .. } => "weighted sum",
+            Self::Requantise { .. } => "requantise",
+            Self::Lift => "lift",
+            Self::Add => "add",
+            Self::Sub => "sub",
+            Self::Concat { .. } => "concat",
+            Self::Select(_) => "select",
+            Self::Transpose { .. } => "transpose",
+            Self::Reshape => "reshape",
+            Self::Phases(_) => "phases",
+        }
+    }
+}
+
+/// A value in either domain.
+pub enum Value<E: Engine> {
+    /// Input of products.
+    Full(E::V<Full>),
+    /// Output of a rescale.
+    Reduced(E::V<Reduced>),
+}
+
+impl<E: Engine> Clone for Value<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Full(v) => Self::Full(v.clone()),
+            Self::Reduced(v) => Self::Reduced(v.clone()),
+        }
+    }
+}
+
+/// What [`run`] reports after each layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// Which layer has been computed.
+    pub index: usize,
+    /// The layer.
+    pub layer: &'a Layer,
+    /// Wall-clock time that it took.
+    pub elapsed: Duration,
+}
+
+/// Runs a program on an engine. The outputs are in `Reduced`, at the scales of their layers. Values are dropped
+/// after their last use. The program must have been validated.
+///
+/// # Errors
+///
+/// Whatever the engine reports; [`Error::Config`] if the input has another length than the program's.
+pub async fn run<E: Engine>(
+    program: &Program,
+    engine: &mut E,
+    input: E::V<Full>,
+    mut on_layer: impl FnMut(Progress<'_>),
+) -> Result<Vec<E::V<Reduced>>> {
+    let expected: usize = program.input_shape.iter().product();
+    let found = engine.len(&input);
+    if found != expected {
+        return Err(Error::Config(format!("an input of {found} numbers, expected {expected}")));
+    }
+    let mut last_use = vec![0usize; program.layers.len() + 1];
+    for (i, layer) in program.layers.iter().enumerate() {
+        layer.inputs.iter().for_each(|&r| last_use[r as usize] = i);
+    }
+    program.outputs.iter().for_each(|&r| last_use[r as usize] = usize::MAX);
+    let mut registers: Vec<Option<Value<E>>> = vec![None; program.layers.len() + 1];
+    registers[0] = Some(Value::Full(input));
+    for (i, layer) in program.layers.iter().enumerate() {
+        let start = Instant::now();
+        let at = Step::layer(i as u32);
+        engine.enter(at);
+        let inputs: Vec<Value<E>> = layer
+            .inputs
+            .iter()
+            .map(|&r| registers[r as usize].clone().expect("kept until its last use"))
+            .collect();
+        for &r in &layer.inputs {
+            if last_use[r as usize] == i {
+                registers[r as usize] = None;
+            }
+        }
+        let shapes: Vec<&[usize]> = layer.inputs.iter().map(|&r| program.shape(r)).collect();
+        registers[i + 1] = Some(step(engine, at, layer, program.divisor, inputs, &shapes).await?);
+        on_layer(Progress { index: i, layer, elapsed: start.elapsed() });
+    }
+    engine.enter(Step::layer(program.layers.len().saturating_sub(1) as u32));
+    let outputs = program.outputs.iter().map(|&r| registers[r as usize].clone().expect("outputs are kept"));
+    Ok(outputs.map(|v| reduced(engine, v)).collect())
+}
+
+impl Program {
+    /// Shape of a register.
+    pub fn shape(&self, register: Register) -> &[usize] {
+        match register {
+            0 => &self.input_shape,
+            r => &self.layers[r as usize - 1].shape,
+        }
+    }
+
+    /// Scale of a register.
+    pub fn scale(&self, register: Register) -> f64 {
+        match register {
+            0 => self.input_scale,
+            r => self.layers[r as usize - 1].scale,
+        }
+    }
+
+    /// Elements of the input.
+    pub fn input_len(&self) -> usize {
+        self.input_shape.iter().product()
+    }
+
+    /// Shape and scale of each output.
+    pub fn outputs(&self) -> impl Iterator<Item = (&[usize], f64)> {
+        self.outputs.iter().map(|&r| (self.shape(r), self.scale(r)))
+    }
+
+    /// The linear maps, by the index of their weights.
+    pub fn linear_maps(&self) -> Vec<Linear> {
+        let map = |l: &Layer| match &l.op {
+            Instruction::Linear { map, .. } => Some(*map),
+            _ => None,
+        };
+        let mut maps: Vec<Linear> = self.layers.iter().filter_map(map).collect();
+        maps.sort_by_key(|m| m.weight);
+        maps
+    }
+
+    /// A real input as integers at the input's scale.
+    pub fn encode(&self, input: &[f32]) -> Vec<i64> {
+        input.iter().map(|&v| (f64::from(v) * self.input_scale).round() as i64).collect()
+    }
+}
+
+fn full<E: Engine>(value: Value<E>) -> Result<E::V<Full>> {
+    match value {
+        Value::Full(v) => Ok(v),
+        Value::Reduced(_) => Err(Error::Config("a step got a number of the smaller range".into())),
+    }
+}
+
+fn reduced<E: Engine>(e: &mut E, value: Value<E>) -> E::V<Reduced> {
+    match value {
+        Value::Full(v) => e.reduce(&v),
+        Value::Reduced(v) => v,
+    }
+}
+
+/// Moves numbers within the domain in which they are.
+fn moved<E: Engine>(e: &mut E, x: Value<E>, range: Range, index: &[u32]) -> Result<Value<E>> {
+    Ok(match range {
+        Range::Full => Value::Full(e.gather(&[&full(x)?], index)),
+        Range::Reduced => {
+            let x = reduced(e, x);
+            Value::Reduced(e.gather(&[&x], index))
+        }
+    })
+}
+
+async fn step<E: Engine>(
+    e: &mut E,
+    at: Step,
+    layer: &Layer,
+    divisor: i64,
+    inputs: Vec<Value<E>>,
+    shapes: &[&[usize]],
+) -> Result<Value<E>> {
+    let mut calls = layers::Calls::new(at);
+    let mut inputs = inputs.into_iter();
+    let mut next = || inputs.next().ok_or_else(|| Error::Config("a step lacks an input".into()));
+    let x = next()?;
+    Ok(match &layer.op {
+        Instruction::Linear { map, .. } => {
+            let product = e.linear(calls.step(), map, &full(x)?).await?;
+            Value::Reduced(e.rescale(calls.step(), &product).await?)
+        }
+        Instruction::Relu => {
+            let x = reduced(e, x);
+            Value::Full(e.relu(calls.step(), &x).await?)
+        }
+        Instruction::Clip { lo, hi } => {
+            let x = reduced(e, x);
+            Value::Full(layers::clip(e, at, &x, *lo, *hi).await?)
+        }
+        Instruction::LeakyRelu { negative } => {
+            let x = reduced(e, x);
+            Value::Reduced(layers::leaky_relu(e, at, &x, divisor, *negative).await?)
+        }
+        Instruction::Halves => {
+            let x = reduced(e, x);
+            Value::Full(activation::halves(e, at, &x).await?)
+        }
+        Instruction::MaxPool(pool) => {
+            let x = reduced(e, x);
+            Value::Reduced(pool.run(e, at, &x).await?)
+        }
+        Instruction::Weighted { sum, rescale } => {
+            let total = sum.run(e, &full(x)?);
+            match rescale {
+                None => Value::Full(total),
+                Some(factor) => {
+                    let total = e.scale(&total, *factor);
+                    Value::Reduced(e.rescale(calls.step(), &total).await?)
+                }
+            }
+        }
+        Instruction::Requantise { factor } => {
+            let scaled = e.scale(&full(x)?, *factor);
+            Value::Reduced(e.rescale(calls.step(), &scaled).await?)
+        }
+        Instruction::Lift => {
+            let x = reduced(e, x);
+            Value::Full(e.lift(calls.step(), &x).await?)
+        }
+        Instruction::Add | Instruction::Sub => {
+            let add = layer.op == Instruction::Add;
+            let y = next()?;
+            match layer.range {
+                Range::Full => {
+                    let (x, y) = (full(x)?, full(y)?);
+                    Value::Full(if add { e.add(&x, &y) } else { e.sub(&x, &y) })
+                }
+                Range::Reduced => {
+                    let (x, y) = (reduced(e, x), reduced(e, y));
+                    Value::Reduced(if add { e.add(&x, &y) } else { e.sub(&x, &y) })
+                }
+            }
+        }
+        Instruction::Concat { axis } => {
+            let shapes: Vec<Vec<usize>> = shapes.iter().map(|s| s.to_vec()).collect();
+            let index = movement::concat(&shapes, *axis);
+            let parts = std::iter::once(x).chain(inputs);
+            match layer.range {
+                Range::Full => {
+                    let parts = parts.map(full::<E>).collect::<Result<Vec<_>>>()?;
+                    Value::Full(e.gather(&parts.iter().collect::<Vec<_>>(), &index))
+                }
+                Range::Reduced => {
+                    let parts: Vec<_> = parts.map(|p| reduced(e, p)).collect();
+                    Value::Reduced(e.gather(&parts.iter().collect::<Vec<_>>(), &index))
+                }
+            }
+        }
+        Instruction::Select(select) => moved(e, x, layer.range, &select.index(shapes[0]))?,
+        Instruction::Transpose { permutation } => {
+            moved(e, x, layer.range, &movement::transpose(shapes[0], permutation))?
+        }
+        Instruction::Phases(t) => moved(e, x, layer.range, &t.index())?,
+        Instruction::Reshape => match layer.range {
+            Range::Full => Value::Full(full(x)?),
+            Range::Reduced => Value::Reduced(reduced(e, x)),
+        },
+    })
+}

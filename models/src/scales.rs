@@ -1,0 +1,294 @@
+//! At which scale and in which domain each value of a network lives.
+//!
+//! A linear layer sets the scale of its output freely, by the scale of its weights; everything else ties the
+//! scales of its inputs and output together by a fixed ratio. A union-find over these ratios leaves groups of
+//! values with one free scale each, which is taken as large as the calibrated ranges allow, up to a cap.
+
+use sharelens_ops::layers::Axis;
+use sharelens_ops::plain::Bounds;
+use sharelens_protocol::ring::Range;
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Node, Op, Taps, ValueId};
+
+/// Largest common denominator of the weights along an axis.
+const MAX_DENOMINATOR: i64 = 4096;
+
+/// Scales and domains of all values of a network.
+#[derive(Clone, Debug)]
+pub struct Scales {
+    /// By value.
+    pub scale: Vec<f64>,
+    /// In which domain each value is computed.
+    pub range: Vec<Range>,
+    /// Which values are needed in `Full` although computed in `Reduced`.
+    pub lifted: Vec<bool>,
+    /// Inputs that have to be brought to another scale first, as `(node, which of its inputs)`.
+    pub requantised: Vec<(usize, usize)>,
+    /// How many times the calibrated range fits into what is allowed, by value.
+    pub headroom: Vec<f64>,
+}
+
+/// What an input of a node has to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Want {
+    Full,
+    Reduced,
+    Either,
+}
+
+fn want(op: &Op) -> Want {
+    match op {
+        Op::Linear { .. } | Op::Affine { .. } | Op::Weighted { .. } => Want::Full,
+        Op::Relu | Op::Clip { .. } | Op::LeakyRelu { .. } | Op::PRelu { .. } | Op::MaxPool(_) => {
+            Want::Reduced
+        }
+        _ => Want::Either,
+    }
+}
+
+/// Integer weights of an average or interpolation, their common denominator, and the factor of the rescale
+/// that follows where the denominator is too large to stay in the scale.
+#[derive(Clone, Debug)]
+pub struct IntegerSum {
+    /// From top to bottom.
+    pub rows: Axis,
+    /// From left to right.
+    pub columns: Axis,
+    /// Scale of the output over scale of the input.
+    pub ratio: f64,
+    /// Factor before the rescale, if there is one.
+    pub rescale: Option<i64>,
+}
+
+impl IntegerSum {
+    /// Of these weights, with rescales by `divisor`.
+    pub fn new(rows: &Taps, columns: &Taps, divisor: i64) -> Self {
+        let ((rows, a), (columns, b)) = (integers(rows), integers(columns));
+        let denominator = a * b;
+        // Weights of the next linear layer lose the bits that the denominator takes.
+        if denominator <= (divisor >> 10).max(1) {
+            return Self { rows, columns, ratio: denominator as f64, rescale: None };
+        }
+        let factor = ((divisor as f64 / denominator as f64).round() as i64).max(1);
+        let ratio = (denominator * factor) as f64 / divisor as f64;
+        Self { rows, columns, ratio, rescale: Some(factor) }
+    }
+}
+
+/// Weights times their smallest common denominator, or rounded to the largest allowed one.
+fn integers(taps: &Taps) -> (Axis, i64) {
+    let weights = || taps.entries.iter().flatten().map(|&(_, w)| f64::from(w));
+    let exact = |d: i64| weights().all(|w| (w * d as f64 - (w * d as f64).round()).abs() < 1e-3);
+    let d = (1..=MAX_DENOMINATOR).find(|&d| exact(d)).unwrap_or(MAX_DENOMINATOR);
+    let whole = |&(i, w): &(u32, f32)| (i, (f64::from(w) * d as f64).round() as i64);
+    let entries = taps.entries.iter().map(|e| e.iter().map(whole).collect()).collect();
+    (Axis { input: taps.input, entries }, d)
+}
+
+/// Largest magnitude that comparisons see at this node, for an input of magnitude `peak`.
+fn compared(node: &Node, peak: f64) -> f64 {
+    match &node.op {
+        Op::Clip { lo, hi } => {
+            peak + lo.map_or(0.0, |v| f64::from(v.abs())).max(hi.map_or(0.0, |v| f64::from(v.abs())))
+        }
+        // Differences of two values.
+        Op::MaxPool(_) => 2.0 * peak,
+        _ => peak,
+    }
+}
+
+impl Scales {
+    /// For calibrated `peaks` (largest magnitude by value), each to be allowed `margin` times over, and scales
+    /// of at most `cap`.
+    ///
+    /// # Errors
+    ///
+    /// Names the value that needs more room than there is.
+    pub fn solve(graph: &Graph, peaks: &[f64], bounds: &Bounds, margin: f64, cap: f64) -> Result<Self> {
+        let values = graph.nodes.len() + 1;
+        let (range, lifted) = domains(graph, bounds.divisor);
+        let mut groups = Groups::new(values);
+        let mut requantised = Vec::new();
+        for (i, node) in graph.nodes.iter().enumerate() {
+            let out = i + 1;
+            match &node.op {
+                Op::Linear { .. } | Op::Affine { .. } | Op::PRelu { .. } => {}
+                Op::Weighted { rows, columns } => {
+                    let ratio = IntegerSum::new(rows, columns, bounds.divisor).ratio;
+                    groups.tie(node.inputs[0], out, ratio);
+                }
+                _ => {
+                    for (j, &v) in node.inputs.iter().enumerate() {
+                        if !groups.tie(v, out, 1.0) {
+                            requantised.push((i, j));
+                        }
+                    }
+                }
+            }
+        }
+        // Requantising starts from `Full`.
+        let mut lifted = lifted;
+        for &(i, j) in &requantised {
+            let v = graph.nodes[i].inputs[j];
+            lifted[v] |= range[v] == Range::Reduced;
+        }
+        let room = rooms(graph, peaks, bounds, &range, &lifted);
+        let mut largest = vec![cap; values];
+        for v in 0..values {
+            let (root, ratio) = groups.find(v);
+            largest[root] = largest[root].min(room[v] / (margin * ratio)).min(cap / ratio.min(1.0));
+        }
+        let scale: Vec<f64> = (0..values)
+            .map(|v| {
+                let (root, ratio) = groups.find(v);
+                largest[root] * ratio
+            })
+            .collect();
+        for v in 0..values {
+            // Below this, rounding of values alone is an error of a hundredth.
+            if scale[v] < 32.0 {
+                return Err(Error::Range(format!(
+                    "{}: values reach {:.3}, which with a margin of {margin} leaves a scale of {:.1}; 32 is needed",
+                    graph.value_name(v),
+                    peaks[v],
+                    scale[v]
+                )));
+            }
+        }
+        let headroom = (0..values).map(|v| room[v] / scale[v]).collect();
+        Ok(Self { scale, range, lifted, requantised, headroom })
+    }
+}
+
+/// By value: the largest scale at which it just fits.
+fn rooms(graph: &Graph, peaks: &[f64], bounds: &Bounds, range: &[Range], lifted: &[bool]) -> Vec<f64> {
+    let mut room: Vec<f64> = (0..peaks.len())
+        .map(|v| {
+            let allowed = match (range[v], lifted[v]) {
+                (_, true) => bounds.lift,
+                (Range::Reduced, _) => bounds.reduced,
+                (Range::Full, _) => bounds.full,
+            };
+            allowed as f64 / peaks[v].max(1e-6)
+        })
+        .collect();
+    let mut reduced = |v: ValueId, peak: f64| room[v] = room[v].min(bounds.reduced as f64 / peak.max(1e-6));
+    for (i, node) in graph.nodes.iter().enumerate() {
+        for &v in &node.inputs {
+            if want(&node.op) == Want::Reduced
+                || range[i + 1] == Range::Reduced && want(&node.op) == Want::Either
+            {
+                reduced(v, compared(node, peaks[v]));
+            }
+        }
+    }
+    for output in &graph.outputs {
+        reduced(output.value, peaks[output.value]);
+    }
+    room
+}
+
+/// Domain of each value, and which are to be lifted.
+fn domains(graph: &Graph, divisor: i64) -> (Vec<Range>, Vec<bool>) {
+    let values = graph.nodes.len() + 1;
+    let mut wants_full = vec![false; values];
+    for (i, node) in graph.nodes.iter().enumerate().rev() {
+        let full = match want(&node.op) {
+            Want::Full => true,
+            Want::Reduced => false,
+            Want::Either => wants_full[i + 1],
+        };
+        node.inputs.iter().for_each(|&v| wants_full[v] |= full);
+    }
+    let mut range = vec![Range::Full; values];
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let inputs = || node.inputs.iter().map(|&v| range[v]);
+        range[i + 1] = match &node.op {
+            Op::Relu | Op::Clip { .. } => Range::Full,
+            Op::Weighted { rows, columns } => match IntegerSum::new(rows, columns, divisor).rescale {
+                Some(_) => Range::Reduced,
+                None => Range::Full,
+            },
+            // Lifting the parts that need it is cheaper than lifting the whole.
+            Op::Concat { .. } if wants_full[i + 1] => Range::Full,
+            Op::Add | Op::Sub | Op::Concat { .. } => {
+                if inputs().all(|r| r == Range::Full) {
+                    Range::Full
+                } else {
+                    Range::Reduced
+                }
+            }
+            Op::Select(_) | Op::Transpose { .. } | Op::Reshape | Op::Phases(_) => range[node.inputs[0]],
+            _ => Range::Reduced,
+        };
+    }
+    let mut lifted = vec![false; values];
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let full = match want(&node.op) {
+            Want::Full => true,
+            Want::Reduced => false,
+            Want::Either => range[i + 1] == Range::Full,
+        };
+        for &v in &node.inputs {
+            lifted[v] |= full && range[v] == Range::Reduced;
+        }
+    }
+    (range, lifted)
+}
+
+/// Union-find in which each member knows its ratio to the root.
+struct Groups {
+    parent: Vec<usize>,
+    ratio: Vec<f64>,
+}
+
+impl Groups {
+    fn new(n: usize) -> Self {
+        Self { parent: (0..n).collect(), ratio: vec![1.0; n] }
+    }
+
+    /// Root of `v`, and scale of `v` over that of the root.
+    fn find(&self, mut v: usize) -> (usize, f64) {
+        let mut ratio = 1.0;
+        while self.parent[v] != v {
+            ratio *= self.ratio[v];
+            v = self.parent[v];
+        }
+        (v, ratio)
+    }
+
+    /// States that the scale of `b` is `ratio` times that of `a`; false if that contradicts what was stated.
+    fn tie(&mut self, a: usize, b: usize, ratio: f64) -> bool {
+        let ((ra, qa), (rb, qb)) = (self.find(a), self.find(b));
+        if ra == rb {
+            return (qb / (qa * ratio) - 1.0).abs() < 1e-9;
+        }
+        // scale(b) = qb * root b = ratio * qa * root a
+        self.parent[rb] = ra;
+        self.ratio[rb] = ratio * qa / qb;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_add_up_along_paths() {
+        let mut g = Groups::new(4);
+        assert!(g.tie(0, 1, 2.0) && g.tie(2, 3, 5.0) && g.tie(1, 3, 3.0));
+        let ratio = |v: usize| g.find(v).1;
+        assert!((ratio(3) / ratio(0) - 6.0).abs() < 1e-12);
+        assert!((ratio(2) / ratio(0) - 1.2).abs() < 1e-12);
+        assert!(g.tie(0, 3, 6.0) && !g.tie(0, 3, 7.0));
+    }
+
+    #[test]
+    fn thirds_and_quarters_are_exact() {
+        let taps = Taps { input: 4, entries: vec![vec![(0, 1.0 / 3.0), (1, 0.75)]] };
+        let (axis, d) = integers(&taps);
+        assert_eq!((axis.entries[0].as_slice(), d), (&[(0, 4), (1, 9)][..], 12));
+    }
+}
