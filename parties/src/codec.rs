@@ -75,6 +75,27 @@ pub fn decode_body<M: Message>(body: &[u8]) -> Result<M, Bad> {
     Ok(message)
 }
 
+/// The bytes of a public value that is not a message of its own, as a manifest.
+///
+/// # Errors
+/// [`Bad`] if it is longer than [`MAX_BODY`].
+pub fn encode_value<T: Serialize>(value: &T) -> Result<Vec<u8>, Bad> {
+    let bytes = bincode::serde::encode_to_vec(value, config()).map_err(|e| Bad(e.to_string()))?;
+    if bytes.len() > MAX_BODY { Err(Bad(format!("{} bytes", bytes.len()))) } else { Ok(bytes) }
+}
+
+/// The value in `bytes`, all of which must be used.
+///
+/// # Errors
+/// [`Bad`] if the bytes are no such value.
+pub fn decode_value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Bad> {
+    match bincode::serde::decode_from_slice(bytes, config()) {
+        Ok((value, used)) if used == bytes.len() => Ok(value),
+        Ok((_, used)) => Err(Bad(format!("{} bytes are left over", bytes.len() - used))),
+        Err(_) => Err(Bad("it cannot be decoded".into())),
+    }
+}
+
 fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<MAX_BODY>()
 }
