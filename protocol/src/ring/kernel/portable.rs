@@ -56,7 +56,7 @@ impl Micro for Residue {
                     // SAFETY: pixels beyond `t.pixels` repeat a valid one, and `k < s.groups`.
                     let x = i16::from(unsafe { *x.add(s.offset + k) });
                     for (sum, w) in sum.iter_mut().zip(row) {
-                        *sum += i32::from(x * i16::from(w));
+                        *sum = sum.wrapping_add(i32::from(x.wrapping_mul(i16::from(w))));
                     }
                 }
             }
