@@ -24,7 +24,8 @@ impl Residue {
 impl Micro for Residue {
     type In = u8;
     type X = u8;
-    type W = i8;
+    /// Words, although bytes would do: from bytes LLVM makes scalar products.
+    type W = i16;
     type Acc = u8;
     const GROUP: usize = 1;
     const LANES: usize = LANES;
@@ -50,13 +51,15 @@ impl Micro for Residue {
         for s in t.segments {
             for k in 0..s.groups {
                 // SAFETY: `w` advances by `LANES` per k-group, within the weights of the segments.
-                let row = unsafe { w.cast::<[i8; LANES]>().read() };
+                let row = unsafe { w.cast::<[i16; LANES]>().read() };
                 w = w.wrapping_add(LANES);
                 for (x, sum) in t.x.iter().zip(&mut sum) {
                     // SAFETY: pixels beyond `t.pixels` repeat a valid one, and `k < s.groups`.
                     let x = i16::from(unsafe { *x.add(s.offset + k) });
-                    for (sum, w) in sum.iter_mut().zip(row) {
-                        *sum = sum.wrapping_add(i32::from(x.wrapping_mul(i16::from(w))));
+                    // At most 254 * 127 each.
+                    let products = row.map(|w| x.wrapping_mul(w));
+                    for (sum, product) in sum.iter_mut().zip(products) {
+                        *sum = sum.wrapping_add(i32::from(product));
                     }
                 }
             }

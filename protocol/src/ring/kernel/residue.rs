@@ -34,7 +34,7 @@ impl PackedWeights {
             Isa::Avx512 => conv::pack::<avx512::Residue, _>(conv, w, map),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => conv::pack::<avx2::Residue, _>(conv, w, map),
-            _ => conv::pack::<portable::Residue, _>(conv, w, map),
+            _ => conv::pack::<portable::Residue, _>(conv, w, |v| i16::from(map(v))),
         };
         Self { isa, m, shape, packed }
     }
