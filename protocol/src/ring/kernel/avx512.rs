@@ -116,16 +116,21 @@ unsafe fn residue_tile<const P: usize, const V: usize>(t: &Tile<'_, Residue>, c:
         }
     }
     let mask = u64::MAX >> (64 - t.channels);
-    for (p, sum) in sum.iter().enumerate() {
+    let mut out = [_mm512_setzero_si512(); P];
+    for (out, sum) in out.iter_mut().zip(&sum) {
         let mut four = [_mm512_setzero_si512(); 4];
         four[..V].copy_from_slice(sum);
-        let residues = residues(c, four, V);
+        *out = residues(c, four, V);
+    }
+    // All loads before the first store: a masked load behind a masked store to its neighbour would wait for it.
+    for (p, out) in out.iter_mut().enumerate() {
         // SAFETY: the mask selects `t.channels` bytes, which the caller lends.
-        unsafe {
-            let acc = t.acc.add(p * t.stride).cast::<i8>();
-            let old = _mm512_maskz_loadu_epi8(mask, acc);
-            _mm512_mask_storeu_epi8(acc, mask, add_mod(residues, old, c.m));
-        }
+        let old = unsafe { _mm512_maskz_loadu_epi8(mask, t.acc.add(p * t.stride).cast()) };
+        *out = add_mod(*out, old, c.m);
+    }
+    for (p, &out) in out.iter().enumerate() {
+        // SAFETY: as above.
+        unsafe { _mm512_mask_storeu_epi8(t.acc.add(p * t.stride).cast(), mask, out) };
     }
 }
 
