@@ -45,6 +45,7 @@ impl Micro for Residue {
     }
 
     unsafe fn tile(&self, t: &Tile<'_, Self>) {
+        debug_assert_eq!(t.vectors, 1);
         // The bias and the accumulator fit beside the products: 2 * 6144 * 254 * 127 + 254 + 255 < 2^31.
         let mut sum = [[self.bias; LANES]; P];
         let mut w = t.w;
@@ -100,6 +101,7 @@ impl Micro for Word {
     }
 
     unsafe fn tile(&self, t: &Tile<'_, Self>) {
+        debug_assert_eq!(t.vectors, 1);
         let mut sum = [[0u64; 4]; P];
         let mut w = t.w;
         for s in t.segments {
