@@ -441,6 +441,7 @@ fn chunks(conv: &Conv, runs: &Runs, pitch: usize, group: usize, limit: usize) ->
 }
 
 /// Writes out the calls for each number of pixels and vectors, so that tiles live in registers.
+#[cfg(target_arch = "x86_64")]
 macro_rules! monomorphise {
     ($t:ident => $f:ident $args:tt; $($v:literal: $($p:literal)*),*) => {
         match ($t.vectors, $t.pixels) {
@@ -449,4 +450,5 @@ macro_rules! monomorphise {
         }
     };
 }
+#[cfg(target_arch = "x86_64")]
 pub(super) use monomorphise;
