@@ -1,7 +1,7 @@
 //! The local end of a sign protocol: functions with one bend at zero from opened values and dealt shares, one
 //! residue plane at a time. Formulas and notation are those of `sign`.
 
-use super::residue::{lazy16, magic16, reduce16};
+use super::residue::magic16;
 use super::vectorised;
 
 /// What one plane's constants are.
@@ -81,6 +81,19 @@ vectorised! {
     /// # Panics
     /// If `bit` is shorter than `a`.
     pub fn keep_where(a: &mut [u8], bit: &[u8]) = keep_body
+}
+
+/// A representative of `v` in `[0, 2m)`, given `magic16(m)`.
+#[inline(always)]
+fn lazy16(v: u16, m: u8, magic: u16) -> u16 {
+    let q = ((u32::from(v) * u32::from(magic)) >> 16) as u16;
+    v.wrapping_sub(q.wrapping_mul(u16::from(m)))
+}
+
+/// `v mod m` for any `v < 2^16`, given `magic16(m)`.
+#[inline(always)]
+fn reduce16(v: u16, m: u8, magic: u16) -> u8 {
+    once(lazy16(v, m, magic), u16::from(m)) as u8
 }
 
 /// `v - m` if that is not negative, for v < 2m < 2^16.
