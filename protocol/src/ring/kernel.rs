@@ -25,7 +25,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
-pub use bend::{Bend, Masked, Wrapped, bend, bend_wrapped, keep_where, spread_bits, unmask_bit};
+pub use bend::{Bend, Masked, Wrapped, bend, bend_wrapped, keep_where, spread_bits, unmask_bit, unwrap_mask};
 pub use elementwise::{
     add_mod, mul_add_const_mod, mul_add_mod, mul_const_mod, mul_mod, neg_mod, reduce_i64, reduce_u32, sub_mod,
 };

@@ -11,7 +11,6 @@ use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
-use zeroize::Zeroize;
 
 use super::Conv;
 
@@ -108,7 +107,7 @@ impl Packed {
 
 impl Drop for Packed {
     fn drop(&mut self) {
-        bytemuck::cast_slice_mut::<Line, u8>(&mut self.0).zeroize();
+        crate::secret::wipe(&mut self.0);
     }
 }
 
@@ -283,6 +282,8 @@ pub(super) fn with_scratch<X: Pod, R>(len: usize, f: impl FnOnce(&mut [X]) -> R)
         scratch.resize(lines, Line::zeroed());
     }
     let result = f(bytemuck::cast_slice_mut(&mut scratch[..lines]));
+    // It held an input, which may be a mask.
+    crate::secret::wipe(&mut scratch[..lines]);
     SCRATCH.set(scratch);
     result
 }
