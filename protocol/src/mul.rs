@@ -42,6 +42,14 @@ impl<R: Ring> Triples<R> {
     }
 }
 
+#[cfg(test)]
+impl<R: Ring> Triples<R> {
+    /// Whether the random parts agree.
+    pub fn same_masks(&self, other: &Self) -> bool {
+        *self.a == *other.a && *self.b == *other.b
+    }
+}
+
 fn factors<R: Ring>(ring: &R, n: usize, prg: &Prg, step: Step) -> [Secret<R::Word>; 2] {
     [Purpose::MulLeft, Purpose::MulRight].map(|p| ring.uniform(Range::Full, prg.at(step, p), n))
 }
@@ -61,7 +69,7 @@ pub fn deal<R: Ring>(ring: &R, n: usize, prgs: [&Prg; 2], step: Step) -> Vec<u8>
 ///
 /// # Errors
 /// [`crate::Error::Peer`] if the correction is not made of residues.
-pub fn prepare<R: Ring>(
+pub(crate) fn prepare<R: Ring>(
     ring: &R,
     role: Server,
     n: usize,

@@ -1,7 +1,6 @@
 //! Arithmetic: what an element is, in two domains.
 
 pub mod kernel;
-mod naive;
 pub mod rns;
 pub mod z64;
 

@@ -113,7 +113,7 @@ pub fn numbers(seed: u8, n: usize, bound: i64) -> Vec<i64> {
     let words = s.words(n);
     let span = 2 * bound as u128 + 1;
     let mut out: Vec<i64> =
-        words.iter().map(|&w| ((w as u128 * span >> 64) as i128 - bound as i128) as i64).collect();
+        words.iter().map(|&w| (((w as u128 * span) >> 64) as i128 - bound as i128) as i64).collect();
     for (o, edge) in out.iter_mut().zip([0, bound, -bound, 1, -1, bound - 1]) {
         *o = edge;
     }

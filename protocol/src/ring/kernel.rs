@@ -4,6 +4,37 @@
 //! contiguous. Every kernel is exact for every input and agrees bit for bit with its portable twin.
 #![allow(unsafe_code)]
 
+use std::sync::OnceLock;
+
+mod bend;
+mod conv;
+mod depthwise;
+mod elementwise;
+mod onehot;
+mod portable;
+mod reject;
+mod rescale;
+mod residue;
+#[cfg(test)]
+mod tests;
+mod words;
+mod z64;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+pub use bend::{Bend, Masked, Wrapped, bend, bend_wrapped, keep_where, spread_bits, unmask_bit, unwrap_mask};
+pub use elementwise::{
+    add_mod, mul_add_const_mod, mul_add_mod, mul_const_mod, mul_mod, neg_mod, reduce_i64, reduce_u32, sub_mod,
+};
+pub use onehot::{lookup_onehot, lookup_onehot_u64};
+pub use reject::uniform_residues;
+pub use rescale::{compose_u32, rescale};
+pub use residue::{PackedWeights, conv_accumulate};
+pub use z64::{PackedWeights64, conv_accumulate_u64};
+
 /// An instruction set a kernel is written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
@@ -11,9 +42,91 @@ pub enum Isa {
     Portable,
     /// AVX2.
     Avx2,
-    /// AVX-512 F, BW, VL, VNNI and VBMI2.
+    /// AVX-512 F, BW, DQ, VL, VNNI, VBMI2 and BITALG: Ice Lake, Zen 4 and later.
     Avx512,
 }
+
+impl Isa {
+    /// The best instruction set of this processor; asked once.
+    pub fn detect() -> Self {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt") {
+                let all = is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+                    && is_x86_feature_detected!("avx512vbmi2")
+                    && is_x86_feature_detected!("avx512bitalg");
+                return if all { Self::Avx512 } else { Self::Avx2 };
+            }
+            Self::Portable
+        })
+    }
+
+    /// Every instruction set this processor has, from plain to best.
+    pub fn available() -> Vec<Self> {
+        [Self::Portable, Self::Avx2, Self::Avx512].into_iter().filter(|&isa| isa <= Self::detect()).collect()
+    }
+
+    /// What of `self` may be executed here. An `Isa` is a plain value anyone can make, so no kernel may
+    /// trust it: each dispatches on this, which never exceeds what the processor reported.
+    fn usable(self) -> Self {
+        self.min(Self::detect())
+    }
+}
+
+/// Compiles one inlinable loop for each instruction set and selects at run time: a safe one, which LLVM
+/// vectorises, or (`body::<Words>`) an unsafe one generic over the vector, which may assume that the processor
+/// has the vector's instructions.
+macro_rules! vectorised {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident::<Words>) => {
+        vectorised!(
+            @ [$(#[$doc])* $vis] $name [$($arg: $ty),*]
+            // SAFETY: compiled for the vector's instructions.
+            unsafe { $body::<crate::ring::kernel::words::Ymm>($($arg),*) },
+            // SAFETY: compiled for the vector's instructions.
+            unsafe { $body::<crate::ring::kernel::words::Zmm>($($arg),*) },
+            // SAFETY: plain Rust.
+            unsafe { $body::<[u16; 16]>($($arg),*) }
+        );
+    };
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
+        vectorised!(
+            @ [$(#[$doc])* $vis] $name [$($arg: $ty),*] $body($($arg),*), $body($($arg),*), $body($($arg),*)
+        );
+    };
+    (@ [$($head:tt)*] $name:ident [$($arg:ident: $ty:ty),*] $avx2:expr, $avx512:expr, $plain:expr) => {
+        #[allow(clippy::too_many_arguments)]
+        $($head)* fn $name(isa: crate::ring::kernel::Isa, $($arg: $ty),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[allow(clippy::too_many_arguments)]
+                #[target_feature(enable = "avx2,popcnt")]
+                fn avx2($($arg: $ty),*) {
+                    $avx2
+                }
+                #[allow(clippy::too_many_arguments)]
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt")]
+                fn avx512($($arg: $ty),*) {
+                    $avx512
+                }
+                match isa.usable() {
+                    // SAFETY: `usable` is at most `Isa::detect`, which found AVX2 and POPCNT.
+                    crate::ring::kernel::Isa::Avx2 => return unsafe { avx2($($arg),*) },
+                    // SAFETY: `usable` is at most `Isa::detect`, which found these AVX-512 subsets.
+                    crate::ring::kernel::Isa::Avx512 => return unsafe { avx512($($arg),*) },
+                    crate::ring::kernel::Isa::Portable => {}
+                }
+            }
+            let _ = isa;
+            $plain
+        }
+    };
+}
+use vectorised;
 
 /// A two-dimensional convolution (cross-correlation), which also serves dense layers: a `1x1` kernel over
 /// `h = 1`, `w = rows` is the matrix product of `[rows, c_in]` with the transpose of `[c_out, c_in]`.

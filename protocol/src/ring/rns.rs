@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::kernel as k;
 use super::kernel::{Conv, Isa};
-use super::naive as k;
 use super::{CHUNK, Range, Ring, par};
 use crate::error::{Error, Result};
 use crate::prg::Streams;

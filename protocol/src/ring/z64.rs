@@ -1,7 +1,7 @@
 //! Z_2^64, the well-known reference instance. `Full` and `Reduced` are the same numbers.
 
+use super::kernel as k;
 use super::kernel::{Conv, Isa};
-use super::naive as k;
 use super::{CHUNK, Range, Ring, par};
 use crate::prg::Streams;
 

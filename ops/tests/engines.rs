@@ -1,0 +1,282 @@
+//! Every layer on shares against the twin: the numbers agree, the ledger equals the plan, and nothing that was
+//! prepared is left over.
+
+use std::sync::Arc;
+
+use futures::executor::block_on;
+use futures::future::try_join;
+use sharelens_ops::engine::Engine;
+use sharelens_ops::layers::{self, Calls, ConvTranspose, MaxPool, Window};
+use sharelens_ops::plain::{Bounds, Plain, Weights};
+use sharelens_ops::planner::{Length, Planner};
+use sharelens_ops::{Linear, Secure};
+use sharelens_protocol::bilinear::{self, Mask};
+use sharelens_protocol::channel::Memory;
+use sharelens_protocol::compare::Rounds;
+use sharelens_protocol::correlation::{SecureRing, Store};
+use sharelens_protocol::cost::Ledger;
+use sharelens_protocol::prg::{Prg, Purpose, Seed};
+use sharelens_protocol::ring::kernel::Conv;
+use sharelens_protocol::ring::{Moduli, Range, Reduced, Rns, Z64};
+use sharelens_protocol::{Party, Result, Server, Share, Step, share};
+
+const AT: Step = Step::layer(5);
+
+/// A layer from `Reduced` (scaled up to `Full` first where it wants that) to `Full` or `Reduced`, as integers.
+trait Layer {
+    /// Weights of the maps that it applies, in the clear.
+    fn weights(&self) -> Vec<(Linear, Weights)> {
+        Vec::new()
+    }
+    /// How far apart the two engines may be, because a rescale rounds at random.
+    const TOLERANCE: i64 = 0;
+    async fn run<E: Engine>(&self, e: &mut E, divisor: i64, x: &E::V<Reduced>) -> Result<E::V<Reduced>>;
+}
+
+struct Relu;
+impl Layer for Relu {
+    async fn run<E: Engine>(&self, e: &mut E, _: i64, x: &E::V<Reduced>) -> Result<E::V<Reduced>> {
+        let y = e.relu(AT.call(0), x).await?;
+        Ok(e.reduce(&y))
+    }
+}
+
+struct Clip;
+impl Layer for Clip {
+    async fn run<E: Engine>(&self, e: &mut E, _: i64, x: &E::V<Reduced>) -> Result<E::V<Reduced>> {
+        let y = layers::clip(e, AT, x, Some(-100), Some(600)).await?;
+        Ok(e.reduce(&y))
+    }
+}
+
+struct Leaky;
+impl Layer for Leaky {
+    const TOLERANCE: i64 = 1;
+    async fn run<E: Engine>(&self, e: &mut E, divisor: i64, x: &E::V<Reduced>) -> Result<E::V<Reduced>> {
+        let y = e.slopes(AT.call(0), x, divisor, divisor / 10).await?;
+        e.rescale(AT.call(1), &y).await
+    }
+}
+
+struct Pool;
+impl Layer for Pool {
+    async fn run<E: Engine>(&self, e: &mut E, _: i64, x: &E::V<Reduced>) -> Result<E::V<Reduced>> {
+        let rows = Window { input: 6, kernel: 3, stride: 2, dilation: 1, before: 1, output: 3 };
+        let columns = Window { input: 8, kernel: 2, stride: 2, dilation: 1, before: 0, output: 4 };
+        MaxPool { n: 1, c: 5, rows, columns }.run(e, AT, x).await
+    }
+}
+
+struct Argmax;
+impl Layer for Argmax {
+    async fn run<E: Engine>(&self, e: &mut E, _: i64, x: &E::V<Reduced>) -> Result<E::V<Reduced>> {
+        let y = layers::argmax(e, AT, x, 5).await?;
+        Ok(e.reduce(&y))
+    }
+}
+
+/// Lift, a convolution, a product of the result with itself, rescaled twice.
+struct Chain;
+const MAP: Linear = Linear {
+    conv: Conv {
+        n: 1,
+        h: 6,
+        w: 8,
+        c_in: 5,
+        c_out: 3,
+        kernel: [3, 3],
+        stride: [1, 2],
+        pad: [1; 4],
+        dilation: [1, 1],
+        groups: 1,
+    },
+    weight: 0,
+};
+impl Layer for Chain {
+    const TOLERANCE: i64 = 40;
+    fn weights(&self) -> Vec<(Linear, Weights)> {
+        let values = (0..MAP.conv.weight_len() as i64).map(|i| (i * 7919 % 401 - 200) * 100).collect();
+        vec![(MAP, Weights { values, bias: vec![5_000_000, -700_000, 0] })]
+    }
+    async fn run<E: Engine>(&self, e: &mut E, _: i64, x: &E::V<Reduced>) -> Result<E::V<Reduced>> {
+        let mut calls = Calls::new(AT);
+        let x = e.lift(calls.step(), x).await?;
+        let y = e.linear(calls.step(), &MAP, &x).await?;
+        let y = e.rescale(calls.step(), &y).await?;
+        let y = e.lift(calls.step(), &y).await?;
+        let y = e.mul(calls.step(), &y, &y).await?;
+        let y = e.scale(&y, 3);
+        e.rescale(calls.step(), &y).await
+    }
+}
+
+struct Up;
+impl Up {
+    const SHAPE: ConvTranspose = ConvTranspose {
+        n: 1,
+        h: 6,
+        w: 8,
+        c_in: 5,
+        c_out: 2,
+        kernel: [2, 2],
+        stride: [2, 2],
+        pad: [0; 4],
+        dilation: [1, 1],
+        output_padding: [0, 0],
+        groups: 1,
+    };
+}
+impl Layer for Up {
+    const TOLERANCE: i64 = 1;
+    fn weights(&self) -> Vec<(Linear, Weights)> {
+        let weights: Vec<i64> = (0..5 * 2 * 4).map(|i| (i * 131 % 77 - 38) * 300).collect();
+        let map = Linear { conv: Self::SHAPE.conv(), weight: 0 };
+        vec![(
+            map,
+            Weights { values: Self::SHAPE.weights(&weights), bias: Self::SHAPE.bias(&[1_000_000, -50_000]) },
+        )]
+    }
+    async fn run<E: Engine>(&self, e: &mut E, _: i64, x: &E::V<Reduced>) -> Result<E::V<Reduced>> {
+        let x = e.lift(AT.call(0), x).await?;
+        let y = e.linear(AT.call(1), &Linear { conv: Self::SHAPE.conv(), weight: 0 }, &x).await?;
+        let y = e.gather(&[&y], &Self::SHAPE.index());
+        e.rescale(AT.call(2), &y).await
+    }
+}
+
+fn prg(seed: u8) -> Prg {
+    Seed::from_bytes([seed; 32]).prg(b"test")
+}
+
+/// Runs both servers and the helper; returns the opened result.
+fn secure<R: SecureRing, L: Layer>(ring: &R, layer: &L, x: &[i64], rounds: Rounds) -> Vec<i64> {
+    let divisor = ring.divisor() as i64;
+    let mut planner = Planner::<R>::new(rounds);
+    block_on(layer.run(&mut planner, divisor, &Length::new(x.len()))).unwrap();
+    let plan = planner.finish();
+
+    // The model owner shares the weights, the helper deals their masks.
+    let loads = [prg(1), prg(2)];
+    let weights = layer.weights();
+    let masks: Vec<Mask<R>> =
+        weights.iter().map(|(m, _)| Mask::new(ring, m, [&loads[0], &loads[1]])).collect();
+    let owner = prg(3);
+    let split = |x: &[i64], at: u32, purpose| {
+        let s1 = share::split(ring, Range::Full, &owner, Step::layer(at), purpose, x);
+        [ring.uniform(Range::Full, owner.at(Step::layer(at), purpose), x.len()), s1]
+    };
+    let (mut to_1, mut to_0) = Memory::pair("server 0", "server 1");
+    let load = async |role: Server, channel: &mut Memory| {
+        let mut loaded = Vec::new();
+        for (map, w) in &weights {
+            let mut ledger = Ledger::default();
+            let mut party = Party { ring, role, channel, ledger: &mut ledger };
+            let [weight, bias] = [(&w.values, Purpose::Weight), (&w.bias, Purpose::Bias)].map(|(v, p)| {
+                let [a, b] = split(v, map.weight, p);
+                if role.is_first() { a } else { b }
+            });
+            loaded.push(bilinear::load(&mut party, map, &loads[role.index()], weight, bias).await?);
+        }
+        Ok::<_, sharelens_protocol::Error>(loaded)
+    };
+    let (w0, w1) =
+        block_on(try_join(load(Server::Server0, &mut to_1), load(Server::Server1, &mut to_0))).unwrap();
+
+    // Preprocessing: the helper's corrections go to server 1 only.
+    let seeds = [prg(4), prg(5)];
+    let stores = [Store::new(usize::MAX), Store::new(usize::MAX)];
+    let (mut helper, mut from_helper) = Memory::pair("helper", "server 1");
+    let (mut nobody, _) = Memory::pair("nobody", "nobody");
+    block_on(async {
+        plan.deal(ring, [&seeds[0], &seeds[1]], |w| masks.get(w as usize), &mut helper).await?;
+        let [s0, s1] = &stores;
+        plan.prepare(ring, Server::Server0, &seeds[0], |w| w0.get(w as usize), &mut nobody, s0).await?;
+        plan.prepare(ring, Server::Server1, &seeds[1], |w| w1.get(w as usize), &mut from_helper, s1).await
+    })
+    .unwrap();
+
+    // Online.
+    let mut ledgers = [Ledger::default(), Ledger::default()];
+    let client = prg(6);
+    let x1 = share::split(ring, Range::Reduced, &client, Step::layer(0), Purpose::Input, x);
+    let x0 = ring.uniform(Range::Reduced, client.at(Step::layer(0), Purpose::Input), x.len());
+    let (y0, y1) = {
+        let [l0, l1] = &mut ledgers;
+        let p0 = Party { ring, role: Server::Server0, channel: &mut to_1, ledger: l0 };
+        let p1 = Party { ring, role: Server::Server1, channel: &mut to_0, ledger: l1 };
+        let mut e0 = Secure::new(p0, &w0, &stores[0], rounds);
+        let mut e1 = Secure::new(p1, &w1, &stores[1], rounds);
+        let (x0, x1) = (Share::new(x0), Share::new(x1));
+        block_on(try_join(layer.run(&mut e0, divisor, &x0), layer.run(&mut e1, divisor, &x1))).unwrap()
+    };
+    let planned: sharelens_protocol::cost::Cost = plan.costs(ring).into_values().sum();
+    for (ledger, store) in ledgers.iter().zip(&stores) {
+        let total = ledger.total();
+        assert_eq!(
+            (total.sent.rounds, total.sent.messages, total.sent.bytes, total.received_bytes),
+            (planned.rounds, planned.messages, planned.bytes, planned.bytes),
+            "the ledger equals the plan"
+        );
+        assert!(store.is_spent(), "nothing prepared is left");
+    }
+    share::join(ring, Range::Reduced, y0.into_words(), y1.words())
+}
+
+fn check<R: SecureRing, L: Layer>(ring: &R, bounds: Bounds, layer: &L, x: &[i64]) {
+    let weights = Arc::new(layer.weights().into_iter().map(|(_, w)| w).collect());
+    let mut plain = Plain::new(bounds, weights);
+    let input = plain.input::<Reduced>(x.to_vec());
+    let want = block_on(layer.run(&mut plain, bounds.divisor, &input)).unwrap();
+    for rounds in [Rounds::Balanced, Rounds::Fewest] {
+        let got = secure(ring, layer, x, rounds);
+        assert_eq!(got.len(), want.as_slice().len());
+        for (got, want) in got.iter().zip(want.as_slice()) {
+            assert!((got - want).abs() <= L::TOLERANCE, "{got} instead of {want}");
+        }
+    }
+}
+
+fn everywhere<L: Layer>(layer: &L) {
+    let x: Vec<i64> = (0..6 * 8 * 5).map(|i: i64| (i * 104_729 + 17) % 4001 - 2000).collect();
+    for (k, l) in [(3, 2), (3, 3), (4, 2), (4, 4)] {
+        let moduli = Moduli::usual(k, l).unwrap();
+        let bounds = Bounds::rns(&moduli.p, &moduli.q).unwrap();
+        check(&Rns::new(moduli).unwrap(), bounds, layer, &x);
+    }
+    check(&Z64::new(), Bounds::z64(16), layer, &x);
+}
+
+#[test]
+fn relu() {
+    everywhere(&Relu);
+}
+
+#[test]
+fn clip() {
+    everywhere(&Clip);
+}
+
+#[test]
+fn leaky_relu() {
+    everywhere(&Leaky);
+}
+
+#[test]
+fn max_pool() {
+    everywhere(&Pool);
+}
+
+#[test]
+fn argmax() {
+    everywhere(&Argmax);
+}
+
+#[test]
+fn lift_convolve_multiply_rescale() {
+    everywhere(&Chain);
+}
+
+#[test]
+fn transposed_convolution() {
+    everywhere(&Up);
+}

@@ -1,0 +1,101 @@
+//! Convolution of one residue channel: packed weights and the choice of a kernel.
+
+use super::conv::{self, Packed, Shape};
+use super::{Conv, Isa, depthwise, portable};
+
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+
+/// The weights of one residue channel in the order of one kernel, balanced to signed bytes; wiped on drop.
+pub struct PackedWeights {
+    isa: Isa,
+    m: u8,
+    shape: Shape,
+    packed: Packed,
+}
+
+impl PackedWeights {
+    /// Packs residues `w` in `[0, m)`, `[c_out, kh, kw, c_in / groups]`, for convolutions of this kernel,
+    /// channels, groups and column dilation; images, stride and padding may differ later.
+    ///
+    /// # Panics
+    /// If the convolution is not valid, `w` has another length, or `m < 2`.
+    pub fn pack(isa: Isa, conv: &Conv, m: u8, w: &[u8]) -> Self {
+        assert!(m >= 2, "no residues modulo {m}");
+        assert!(conv.is_valid() && w.len() == conv.weight_len(), "weights do not fit the convolution");
+        let isa = isa.usable();
+        let shape = Shape::new(conv);
+        let map = |v| balanced(v, m);
+        let packed = match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if shape.is_depthwise() => depthwise::pack_by_four(conv, w, map),
+            _ if shape.is_depthwise() => depthwise::pack(conv, w, map),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => conv::pack::<avx512::Residue, _>(conv, w, map),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => conv::pack::<avx2::Residue, _>(conv, w, map),
+            _ => conv::pack::<portable::Residue, _>(conv, w, |v| i16::from(map(v))),
+        };
+        Self { isa, m, shape, packed }
+    }
+}
+
+/// `acc = (acc + x * w) mod m`: residues `x` `[n, h, w, c_in]` and `acc` `[n, oh, ow, c_out]` in `[0, m)`,
+/// exact for every input and any number of products per output.
+///
+/// Runs the kernel the weights were packed for. Large convolutions spread over the current rayon pool.
+///
+/// # Panics
+/// If lengths, modulus, instruction set or convolution are not those the weights were packed for.
+pub fn conv_accumulate(isa: Isa, conv: &Conv, m: u8, x: &[u8], w: &PackedWeights, acc: &mut [u8]) {
+    assert!(conv.is_valid() && w.shape == Shape::new(conv), "weights packed for another convolution");
+    assert!(w.m == m && w.isa == isa.usable(), "weights packed for another modulus or instruction set");
+    if w.shape.is_depthwise() {
+        return depthwise::accumulate(isa, conv, m, x, &w.packed, acc);
+    }
+    // SAFETY: `w.isa` went through `usable` when packing, so the processor has it; the weights were packed
+    // by the same arm of `pack` and the shapes were just compared.
+    unsafe {
+        match w.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => conv::accumulate(&avx512::Residue::new(m), conv, x, &w.packed, acc),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => conv::accumulate(&avx2::Residue::new(m), conv, x, &w.packed, acc),
+            _ => conv::accumulate(&portable::Residue::new(m), conv, x, &w.packed, acc),
+        }
+    }
+}
+
+/// The representative of `v` in `[-m/2, m/2]`, within `[-127, 127]`. Without a branch: `v` is secret.
+#[inline(always)]
+pub(super) fn balanced(v: u8, m: u8) -> i8 {
+    let above = 0u8.wrapping_sub(u8::from(v > m / 2));
+    v.wrapping_sub(m & above) as i8
+}
+
+/// The smallest multiple of `m` that is at least `v`.
+pub(super) const fn multiple_above(v: u32, m: u8) -> u32 {
+    v.div_ceil(m as u32) * m as u32
+}
+
+/// Bound on `|x * w|` for a residue and a balanced weight.
+pub(super) const MAX_PRODUCT: u32 = 254 * 127;
+
+/// Barrett's quotient for 16 bits: `v - m * (v * magic >> 16)` is in `[0, 2m)` for every `v < 2^16`, because
+/// `v / m - v * magic / 2^16 = v * (2^16 mod m) / (m * 2^16) < 1`.
+pub(super) const fn magic16(m: u8) -> u16 {
+    (65536 / m as u32) as u16
+}
+
+/// Barrett's quotient for 32 bits, with the same bound for every `v < 2^32`.
+pub(super) const fn magic32(m: u8) -> u32 {
+    ((1u64 << 32) / m as u64) as u32
+}
+
+/// `v mod m` for any `v`, given `magic32(m)`.
+#[inline(always)]
+pub(super) fn reduce32(v: u32, m: u8, magic: u32) -> u8 {
+    let q = ((u64::from(v) * u64::from(magic)) >> 32) as u32;
+    let r = v.wrapping_sub(q.wrapping_mul(u32::from(m)));
+    r.min(r.wrapping_sub(u32::from(m))) as u8
+}
