@@ -87,10 +87,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let (prepared, report) = prepare(&model, &inputs[..inputs.len().min(16)], &Options::default())?;
     println!(
-        "prepared in {:.1} s: {}, twin error {:.5}",
+        "prepared in {:.1} s: {}, error {:.5}",
         start.elapsed().as_secs_f64(),
         report.arithmetic,
-        report.twin_error
+        report.error
     );
     println!("{:?}", report.changes);
     report.refused.iter().for_each(|r| println!("refused: {r}"));

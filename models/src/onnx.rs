@@ -3,7 +3,7 @@
 //! Feature maps change from `[n, c, h, w]` to `[n, h, w, c]` on the way. Everything a file states is checked
 //! before it is believed; all nodes that are not supported are reported at once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use prost::Message;
 
@@ -75,15 +75,7 @@ pub const OPERATORS: &[&str] = &[
 /// [`Error::Unsupported`] lists every node that is not supported; [`Error::Onnx`] and [`Error::Limit`] say
 /// what is wrong with the file.
 pub fn import(bytes: &[u8]) -> Result<Graph> {
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(Error::Limit {
-            what: "the size of the file in bytes".into(),
-            found: bytes.len() as u64,
-            allowed: MAX_FILE,
-        });
-    }
-    let model = ModelProto::decode(bytes)
-        .map_err(|e| Error::Onnx(format!("the file is damaged or not ONNX: {e}")))?;
+    let model = decode(bytes)?;
     let opset = model
         .opset_import
         .iter()
@@ -104,6 +96,30 @@ pub fn import(bytes: &[u8]) -> Result<Graph> {
         return Err(Error::Onnx("it holds sparse weights, which are not supported".into()));
     }
     Importer::new(graph, opset)?.run(graph)
+}
+
+/// How often each operator occurs in the bytes of an ONNX file.
+///
+/// # Errors
+///
+/// If the file is damaged or too large.
+pub fn operators(bytes: &[u8]) -> Result<BTreeMap<String, usize>> {
+    let mut counts = BTreeMap::new();
+    for node in decode(bytes)?.graph.unwrap_or_default().node {
+        *counts.entry(node.op_type).or_default() += 1;
+    }
+    Ok(counts)
+}
+
+fn decode(bytes: &[u8]) -> Result<ModelProto> {
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(Error::Limit {
+            what: "the size of the file in bytes".into(),
+            found: bytes.len() as u64,
+            allowed: MAX_FILE,
+        });
+    }
+    ModelProto::decode(bytes).map_err(|e| Error::Onnx(format!("the file is damaged or not ONNX: {e}")))
 }
 
 /// What a name of the file stands for.

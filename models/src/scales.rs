@@ -11,6 +11,8 @@ use sharelens_protocol::ring::Range;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, Taps, ValueId};
 
+/// Smallest scale that a value may have.
+const MIN_SCALE: f64 = 32.0;
 /// Largest common denominator of the weights along an axis.
 const MAX_DENOMINATOR: i64 = 4096;
 
@@ -145,16 +147,15 @@ impl Scales {
                 largest[root] * ratio
             })
             .collect();
-        for v in 0..values {
-            // Below this, rounding of values alone is an error of a hundredth.
-            if scale[v] < 32.0 {
-                return Err(Error::Range(format!(
-                    "{}: values reach {:.3}, which with a margin of {margin} leaves a scale of {:.1}; 32 is needed",
-                    graph.value_name(v),
-                    peaks[v],
-                    scale[v]
-                )));
-            }
+        // Below this, rounding of values alone is an error of a hundredth.
+        let worst = (0..values).min_by(|&a, &b| scale[a].total_cmp(&scale[b])).unwrap_or(0);
+        if scale[worst] < MIN_SCALE {
+            return Err(Error::Range(format!(
+                "{}: values reach {:.3}, which with a margin of {margin} leaves a scale of {:.1}, and {MIN_SCALE} is needed",
+                graph.value_name(worst),
+                peaks[worst],
+                scale[worst]
+            )));
         }
         let headroom = (0..values).map(|v| room[v] / scale[v]).collect();
         Ok(Self { scale, range, lifted, requantised, headroom })

@@ -116,11 +116,22 @@ pub struct Peak {
     pub reduced: u64,
 }
 
+/// How a rescale rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// To the nearest: the twin.
+    Nearest,
+    /// Up or down at random, without bias, as shares do: to learn what error a secure run will have. Holds the
+    /// state of a generator that is good for nothing else.
+    Random(u64),
+}
+
 /// [`Engine`] over integers in the clear.
 #[derive(Debug)]
 pub struct Plain {
     bounds: Bounds,
     weights: Arc<Vec<Weights>>,
+    rounding: Rounding,
     layer: u32,
     peaks: BTreeMap<u32, Peak>,
     overflow: Option<Overflow>,
@@ -129,7 +140,13 @@ pub struct Plain {
 impl Plain {
     /// An engine for one run; `weights` are indexed by [`Linear::weight`].
     pub fn new(bounds: Bounds, weights: Arc<Vec<Weights>>) -> Self {
-        Self { bounds, weights, layer: 0, peaks: BTreeMap::new(), overflow: None }
+        let rounding = Rounding::Nearest;
+        Self { bounds, weights, rounding, layer: 0, peaks: BTreeMap::new(), overflow: None }
+    }
+
+    /// The same with another way of rounding.
+    pub fn with_rounding(self, rounding: Rounding) -> Self {
+        Self { rounding, ..self }
     }
 
     /// Numbers that enter the run, checked like any other.
@@ -279,7 +296,21 @@ impl Engine for Plain {
 
     async fn rescale(&mut self, at: Step, x: &Values<Full>) -> Result<Values<Reduced>> {
         let divisor = self.bounds.divisor;
-        self.map(at, x.as_slice(), |v| divide_round(v, divisor))
+        let Rounding::Random(state) = self.rounding else {
+            return self.map(at, x.as_slice(), |v| divide_round(v, divisor));
+        };
+        let mut state = state;
+        let mut draw = || {
+            // SplitMix64.
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((u128::from(z ^ (z >> 31)) * divisor as u128) >> 64) as i64
+        };
+        let numbers = x.as_slice().iter().map(|&v| (v.saturating_add(draw())).div_euclid(divisor)).collect();
+        self.rounding = Rounding::Random(state);
+        self.start(at)?;
+        self.finish(numbers)
     }
 
     async fn lift(&mut self, at: Step, x: &Values<Reduced>) -> Result<Values<Full>> {
@@ -338,7 +369,18 @@ mod tests {
             assert_eq!(divide_round(v, 10), expected, "{v}");
         }
         assert_eq!(divide_round(i64::MAX, 2), 1 << 62);
-        assert_eq!(divide_round(i64::MIN + 1, 3), -((i64::MAX / 3) + 0));
+        assert_eq!(divide_round(i64::MIN + 1, 3), -(i64::MAX / 3));
+    }
+
+    #[test]
+    fn random_rounding_has_no_bias() {
+        let mut e = engine(vec![]).with_rounding(Rounding::Random(1));
+        let q = 247 * 241;
+        let x = e.input::<Full>(vec![7 * q + q / 4; 40_000]);
+        let out = block_on(e.rescale(Step::layer(0), &x)).expect("in range");
+        assert!(out.as_slice().iter().all(|&v| v == 7 || v == 8));
+        let ups = out.as_slice().iter().filter(|&&v| v == 8).count();
+        assert!((9_500..10_500).contains(&ups), "{ups} of 40,000 went up, expected a quarter");
     }
 
     #[test]

@@ -80,7 +80,19 @@ pub async fn load<R: Ring, C: Channel>(
     {
         return Err(Error::Config(format!("weight {} does not have the shape of its layer", map.weight)));
     }
-    let mut own = ring.uniform(Range::Full, mask.at(map.load_step(), Purpose::WeightMask), n);
+    let own = ring.uniform(Range::Full, mask.at(map.load_step(), Purpose::WeightMask), n);
+    load_under(party, map, own, weight, bias).await
+}
+
+/// Loads under this server's share of the mask.
+async fn load_under<R: Ring, C: Channel>(
+    party: &mut Party<'_, R, C>,
+    map: &Linear,
+    mut own: Secret<R::Word>,
+    weight: Secret<R::Word>,
+    bias: Secret<R::Word>,
+) -> Result<Resident<R>> {
+    let ring = party.ring;
     let mut masked = weight;
     ring.sub(Range::Full, &mut masked, &own);
     let f = party.open(map.load_step(), Range::Full, masked.into_inner()).await?;
@@ -128,7 +140,7 @@ pub struct Masked<R: Ring> {
 ///
 /// # Errors
 /// [`Error::Peer`] if the correction is not made of residues.
-pub fn prepare<R: Ring>(
+pub(crate) fn prepare<R: Ring>(
     ring: &R,
     role: Server,
     map: &Linear,
@@ -272,42 +284,35 @@ mod tests {
             let (nx, nw) = (MAP.conv.in_len(), MAP.conv.weight_len());
             let masks = prgs(20);
             let view = |shifted: bool| {
+                // What server 0 sees of the weights: moving W and B alike leaves F as it is.
                 let [w0, w1] = shares::<R, Full>(ring, 4, &numbers(1, nw, 99));
-                let bias = || Secret::zeroed(MAP.conv.c_out * ring.planes(Range::Full));
-                // F is what server 0 sees of the weights; moving W and B alike leaves it as it is.
-                let mut weights = [w0.into_words(), w1.into_words()];
+                let mut w1 = w1.into_words();
                 let [b0, mut b1] = [0, 1].map(|i: usize| {
                     ring.uniform(Range::Full, masks[i].at(MAP.load_step(), Purpose::WeightMask), nw)
                 });
                 if shifted {
                     let by = numbers(9, nw, 99);
-                    shift(ring, Range::Full, &mut weights[1], &by);
+                    shift(ring, Range::Full, &mut w1, &by);
                     shift(ring, Range::Full, &mut b1, &by);
                 }
-                ring.sub(Range::Full, &mut weights[0], &b0);
-                ring.sub(Range::Full, &mut weights[1], &b1);
-                let f =
-                    run(ring, weights, async |p, m| p.open(AT, Range::Full, m.into_inner()).await).unwrap();
-                let resident = || Resident::<R> {
-                    opened: ring.pack(&MAP.conv, &f.out[0]),
-                    own: ring.pack(&MAP.conv, &f.out[0]),
-                    bias: bias(),
-                };
+                let bias = || Secret::zeroed(MAP.conv.c_out * ring.planes(Range::Full));
+                let inputs = [(b0, w0.into_words(), bias()), (b1, w1, bias())];
+                let loaded =
+                    run(ring, inputs, async |p, (own, w, b)| load_under(p, &MAP, own, w, b).await).unwrap();
+                let [l0, l1] = loaded.out;
                 let seeds = prgs(30);
                 let [x0, x1] = shares::<R, Full>(ring, 6, &numbers(2, nx, 99));
                 let mut x1 = x1.into_words();
-                let k0 = prepare(ring, Server::Server0, &MAP, &resident(), &seeds[0], AT, &[]).unwrap();
+                let k0 = prepare(ring, Server::Server0, &MAP, &l0, &seeds[0], AT, &[]).unwrap();
                 let zeros = vec![0; MAP.correction_len(ring)];
-                let mut k1 =
-                    prepare(ring, Server::Server1, &MAP, &resident(), &seeds[1], AT, &zeros).unwrap();
+                let mut k1 = prepare(ring, Server::Server1, &MAP, &l1, &seeds[1], AT, &zeros).unwrap();
                 if shifted {
                     shift(ring, Range::Full, &mut x1, &numbers(8, nx, 99));
                     shift(ring, Range::Full, &mut k1.a, &numbers(8, nx, 99));
                 }
-                let (l0, l1) = (resident(), resident());
                 let inputs = [(x0, k0, &l0), (Share::new(x1), k1, &l1)];
                 let out = run(ring, inputs, async |p, (x, k, l)| apply(p, AT, &MAP, l, &x, k).await).unwrap();
-                (f.views[0].clone(), out.views[0].clone())
+                (loaded.views[0].clone(), out.views[0].clone())
             };
             assert_eq!(view(false), view(true));
         }

@@ -31,7 +31,11 @@ pub trait Channel {
 }
 
 /// The header of a message.
+///
+/// # Panics
+/// If it is longer than [`MAX_MESSAGE_BYTES`], which plans are checked for.
 pub fn header(step: Step, len: usize) -> [u8; HEADER_BYTES] {
+    assert!(len <= MAX_MESSAGE_BYTES, "plans are checked for their longest message");
     let mut h = [0; HEADER_BYTES];
     h[..8].copy_from_slice(&step.to_bits().to_le_bytes());
     h[8..12].copy_from_slice(&(len as u32).to_le_bytes());

@@ -225,18 +225,29 @@ pub fn deal<R: Ring>(
     for group in tree.groups() {
         for set in group.products() {
             let plane = planes.next().expect("a plane for each product");
-            for (i, p) in plane.iter_mut().enumerate() {
-                *p ^= members(set).fold(!0, |all, v| all & masks[(first + v) * w + i]);
+            let mut product = Secret::new(vec![!0u64; w]);
+            for v in members(set) {
+                let mask = &masks[(first + v) * w..(first + v + 1) * w];
+                product.iter_mut().zip(mask).for_each(|(p, m)| *p &= m);
             }
+            plane.iter_mut().zip(product.iter()).for_each(|(p, m)| *p ^= m);
         }
         first += group.opened();
     }
     out.extend(bits::pack(&products, n));
 }
 
-/// One server's shares; `correction` is what the helper sent, empty at server 0.
-pub fn prepare(tree: &Tree, n: usize, role: Server, prg: &Prg, step: Step, correction: &[u8]) -> Dealt {
-    let masks = draw_masks(tree, n, prg, step);
+/// One server's shares around its `masks`; `correction` is what the helper sent, of
+/// [`Tree::correction_len`] bytes, empty at server 0.
+pub(crate) fn prepare(
+    tree: &Tree,
+    n: usize,
+    role: Server,
+    prg: &Prg,
+    step: Step,
+    masks: Secret<u64>,
+    correction: &[u8],
+) -> Dealt {
     let (digits, products) = match role {
         Server::Server0 => {
             let mut products = Secret::zeroed(tree.products() * bits::words(n));

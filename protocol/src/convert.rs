@@ -18,6 +18,7 @@ use crate::cost::Cost;
 use crate::error::Result;
 use crate::party::Party;
 use crate::prg::{Prg, Purpose};
+use crate::ring::kernel::{self, Bend};
 use crate::ring::{Full, Range, Reduced, Ring, Rns, Z64, par, z64};
 use crate::role::Server;
 use crate::secret::Secret;
@@ -121,7 +122,7 @@ fn correct<R: ConvertRing>(ring: &R, r: &[R::Word], prg: &Prg, step: Step) -> Ve
 ///
 /// # Errors
 /// [`crate::Error::Peer`] if the correction is not made of residues.
-pub fn prepare<R: ConvertRing>(
+pub(crate) fn prepare<R: ConvertRing>(
     ring: &R,
     role: Server,
     n: usize,
@@ -232,16 +233,11 @@ impl ConvertRing for Rns {
         let rows = out[x.len()..].chunks_exact_mut(n).zip(dealt.chunks_exact(2 * n)).enumerate();
         par::each(n, rows, |(i, (out, dealt))| {
             let plane = self.k() + i;
-            let m = u32::from(self.modulus(plane));
             let (r, upper) = dealt.split_at(n);
-            let offset = u32::from(self.residue(plane, self.offset().into()));
-            let p = u32::from(self.residue(plane, self.big_p().into()));
-            let public = u32::from(role.is_first());
-            let z = self.reduce_plane(plane, &z);
-            for i in 0..n {
-                let y = (u32::from(z[i]) + m - offset) * public + m - u32::from(r[i]);
-                out[i] = ((y + u32::from(lower[i]) * u32::from(upper[i]) * p) % m) as u8;
-            }
+            let offset = self.residue(plane, self.offset().into());
+            let p = self.residue(plane, self.big_p().into());
+            let k = Bend { m: self.modulus(plane), first: role.is_first(), positive: 0, negative: 0, p };
+            kernel::unwrap_mask(self.isa(), &k, offset, &self.reduce_plane(plane, &z), r, &lower, upper, out);
         });
         out
     }

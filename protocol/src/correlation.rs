@@ -5,15 +5,13 @@
 //! the [`Store`] by value. Nothing here can be cloned or read twice, and a step's correlation fits that step
 //! alone, since its randomness is drawn from the streams of that step.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
-use serde::{Deserialize, Serialize};
-
 use crate::bilinear::{self, Linear};
-use crate::channel::Channel;
+use crate::channel::{Channel, MAX_MESSAGE_BYTES};
 use crate::convert::{self, ConvertRing};
-use crate::cost::Cost;
+use crate::cost::{Cost, Ledger};
 use crate::error::{Error, Result};
 use crate::mul;
 use crate::prg::Prg;
@@ -26,7 +24,7 @@ pub trait SecureRing: SignRing + ConvertRing {}
 impl<R: SignRing + ConvertRing> SecureRing for R {}
 
 /// What one protocol call consumes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Demand {
     /// A linear map applied once.
     Linear(Linear),
@@ -124,17 +122,23 @@ fn not_loaded(weight: u32) -> Error {
 }
 
 /// All demands of one run, in the order in which they are spent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     demands: Vec<(Step, Demand)>,
+    weights: BTreeSet<u32>,
 }
 
 impl Plan {
     /// Adds the next demand.
     ///
     /// # Panics
-    /// If `step` was used before: steps ascend.
+    /// If `step` is not the start of a call or does not come after the last one, or if a weight has a map
+    /// already: masks would be drawn twice.
     pub fn push(&mut self, step: Step, demand: Demand) {
+        assert_eq!(step, step.call_start(), "a demand is a call of its own");
+        if let Demand::Linear(map) = demand {
+            assert!(self.weights.insert(map.weight), "a weight belongs to one map");
+        }
         assert!(self.demands.last().is_none_or(|(last, _)| *last < step), "steps ascend");
         self.demands.push((step, demand));
     }
@@ -192,11 +196,17 @@ impl Plan {
         channel: &mut C,
         store: &Store<R>,
     ) -> Result<()> {
+        // Whoever waits for the store must not wait for ever if this future is dropped.
+        let abandoned = FinishOnDrop(store);
         let mut fill = async || {
             for (step, demand) in &self.demands {
                 let correction = match role {
                     Server::Server0 => Vec::new(),
-                    Server::Server1 => channel.recv(*step, demand.correction_len(ring)).await?,
+                    Server::Server1 => {
+                        let correction = channel.recv(*step, demand.correction_len(ring)).await?;
+                        store.note_dealt(*step, correction.len());
+                        correction
+                    }
                 };
                 store.put(*step, *demand, demand.prepare(ring, role, prg, *step, &correction, &resident)?)?;
             }
@@ -204,7 +214,33 @@ impl Plan {
         };
         let result = fill().await;
         store.finish(result.clone());
+        drop(abandoned);
         result
+    }
+
+    /// Refuses a plan with a message that no channel would carry.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the layer.
+    pub fn check<R: SecureRing>(&self, ring: &R) -> Result<()> {
+        for (step, demand) in &self.demands {
+            let cost = demand.cost(ring);
+            if cost.bytes.max(cost.dealt) >= MAX_MESSAGE_BYTES as u64 {
+                let (bytes, at) = (cost.bytes.max(cost.dealt), step.layer_index());
+                return Err(Error::Config(format!(
+                    "layer {at} would take a message of {bytes} bytes, too large"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+struct FinishOnDrop<'a, R: SecureRing>(&'a Store<R>);
+
+impl<R: SecureRing> Drop for FinishOnDrop<'_, R> {
+    fn drop(&mut self) {
+        self.0.finish(Err(Error::Ended("its preparation was abandoned".into())));
     }
 }
 
@@ -243,6 +279,10 @@ pub struct Store<R: SecureRing> {
 struct State<R: SecureRing> {
     queue: VecDeque<(Step, Demand, Correlation<R>)>,
     held: usize,
+    /// Whether the producer waits for room.
+    blocked: bool,
+    /// Bytes and messages that the helper sent, by layer.
+    dealt: BTreeMap<u32, (u64, u64)>,
     /// Set once: how the producer ended.
     done: Option<Result<()>>,
     /// Set once the consumer is gone.
@@ -252,7 +292,14 @@ struct State<R: SecureRing> {
 impl<R: SecureRing> Store<R> {
     /// Holds at most `cap` bytes, or one correlation if that alone is larger.
     pub fn new(cap: usize) -> Self {
-        let state = State { queue: VecDeque::new(), held: 0, done: None, closed: false };
+        let state = State {
+            queue: VecDeque::new(),
+            held: 0,
+            blocked: false,
+            dealt: BTreeMap::new(),
+            done: None,
+            closed: false,
+        };
         Self { cap, state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -273,8 +320,11 @@ impl<R: SecureRing> Store<R> {
         let bytes = correlation.bytes();
         let mut state = self.lock();
         while !state.closed && !state.queue.is_empty() && state.held + bytes > self.cap {
+            state.blocked = true;
+            self.changed.notify_all();
             state = self.wait(state);
         }
+        state.blocked = false;
         if state.closed {
             return Err(Error::Ended("the session no longer takes correlations".into()));
         }
@@ -305,8 +355,7 @@ impl<R: SecureRing> Store<R> {
     /// The producer's error.
     pub fn ready(&self) -> Result<()> {
         let mut state = self.lock();
-        // The next one did not fit when half the cap is used and none was added: simply wait for the half.
-        while state.done.is_none() && !state.closed && state.held * 2 < self.cap {
+        while state.done.is_none() && !state.closed && !state.blocked {
             state = self.wait(state);
         }
         match &state.done {
@@ -340,6 +389,22 @@ impl<R: SecureRing> Store<R> {
                 None => state = self.wait(state),
             }
         }
+    }
+
+    /// Adds what the helper sent to the ledger of the run.
+    pub fn enter_dealt(&self, ledger: &mut Ledger) {
+        for (&layer, &(bytes, messages)) in &self.lock().dealt {
+            let sent = &mut ledger.layer(layer).sent;
+            sent.dealt += bytes;
+            sent.deals += messages;
+        }
+    }
+
+    fn note_dealt(&self, step: Step, bytes: usize) {
+        let mut state = self.lock();
+        let entry = state.dealt.entry(step.layer_index()).or_default();
+        entry.0 += bytes as u64;
+        entry.1 += 1;
     }
 
     /// Whether everything was prepared and spent, as it must be after a run.
@@ -441,6 +506,91 @@ mod tests {
             }
         });
         assert!(store.is_spent());
+    }
+
+    #[test]
+    fn readiness_does_not_depend_on_sizes() {
+        // The second does not fit beside the first, which fills less than half.
+        let (small, large) = (Demand::Mul { n: 40 }, Demand::Mul { n: 70 });
+        let make = |d: Demand, step| {
+            d.prepare(&Z64::new(), Server::Server0, &prgs(1)[0], step, &[], |_| None).unwrap()
+        };
+        let store = Store::<Z64>::new(100 * 24);
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                store.put(AT, small, make(small, AT)).unwrap();
+                store.put(AT.call(2), large, make(large, AT.call(2))).unwrap();
+                store.finish(Ok(()));
+            });
+            store.ready().unwrap();
+            store.take(AT, &small).unwrap();
+            store.take(AT.call(2), &large).unwrap();
+        });
+        assert!(store.is_spent());
+    }
+
+    #[test]
+    fn abandoned_preparation_ends_the_wait() {
+        let (store, prgs) = (Store::<Z64>::new(1 << 20), prgs(1));
+        let mut plan = Plan::default();
+        plan.push(AT, DEMAND);
+        // Nobody sends: the future is polled once and dropped.
+        let (_silent, mut channel) = crate::channel::Memory::pair("helper", "server 1");
+        {
+            use futures::FutureExt;
+            let ring = Z64::new();
+            let waiting = plan.prepare(&ring, Server::Server1, &prgs[1], |_| None, &mut channel, &store);
+            assert!(waiting.now_or_never().is_none());
+        }
+        assert!(matches!(store.take(AT, &DEMAND), Err(Error::Ended(_))));
+    }
+
+    #[test]
+    fn no_stream_is_drawn_twice() {
+        use crate::bilinear::{Linear, Mask};
+        use crate::compare::Rounds;
+        use crate::ring::kernel::Conv;
+        use crate::ring::{Moduli, Rns};
+        use crate::sign::Output;
+        fn check<R: SecureRing>(ring: &R) {
+            let n = 40_000;
+            let map = Linear { conv: Conv::dense(3, 20, 5), weight: 0 };
+            let mut plan = Plan::default();
+            plan.push(AT, Demand::Linear(map));
+            plan.push(AT.call(2), Demand::Convert { n });
+            plan.push(AT.call(3), Demand::Mul { n });
+            let mut call = 4;
+            for rounds in [Rounds::Balanced, Rounds::Fewest] {
+                for output in [Output::Bit, Output::Reduced, Output::Full] {
+                    plan.push(AT.call(call), Demand::Sign(sign::Demand { n, output, rounds }));
+                    call += 1;
+                }
+            }
+            let loads = prgs(2);
+            let mask = Mask::new(ring, &map, [&loads[0], &loads[1]]);
+            let (helper, servers) = (prgs(1), prgs(1));
+            for (step, demand) in plan.demands() {
+                let sent = demand.deal(ring, [&helper[0], &helper[1]], *step, |_| Some(&mask)).unwrap();
+                assert_eq!(sent.len(), demand.correction_len(ring));
+                if !matches!(demand, Demand::Linear(_)) {
+                    demand.prepare(ring, Server::Server0, &servers[0], *step, &[], |_| None).unwrap();
+                    demand.prepare(ring, Server::Server1, &servers[1], *step, &sent, |_| None).unwrap();
+                }
+            }
+            for prg in helper.iter().chain(&servers).chain(&loads) {
+                let (drawn, repeated) = prg.drawn();
+                assert!(drawn > 0 && repeated == 0, "{repeated} of {drawn} streams were drawn again");
+            }
+        }
+        check(&Rns::new(Moduli::usual(3, 2).unwrap()).unwrap());
+        check(&Rns::new(Moduli::usual(4, 4).unwrap()).unwrap());
+        check(&Z64::new());
+    }
+
+    #[test]
+    #[should_panic(expected = "a demand is a call of its own")]
+    fn a_message_is_no_call() {
+        Plan::default().push(AT.message(1), DEMAND);
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub fn deal<R: Ring>(ring: &R, n: usize, prgs: [&Prg; 2], step: Step) -> Vec<u8>
 ///
 /// # Errors
 /// [`crate::Error::Peer`] if the correction is not made of residues.
-pub fn prepare<R: Ring>(
+pub(crate) fn prepare<R: Ring>(
     ring: &R,
     role: Server,
     n: usize,

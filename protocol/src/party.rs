@@ -2,7 +2,7 @@
 
 use crate::channel::Channel;
 use crate::cost::Ledger;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ring::{Range, Ring};
 use crate::role::Server;
 use crate::share;
@@ -29,6 +29,10 @@ impl<R: Ring, C: Channel> Party<'_, R, C> {
         let len = bytes.len();
         self.channel.send(step, bytes).await?;
         let received = self.channel.recv(step, len).await?;
+        if received.len() != len {
+            let found = format!("{} bytes", received.len());
+            return Err(Error::Peer { step, expected: format!("{len} bytes"), found });
+        }
         let entry = self.ledger.at(step);
         entry.sent.rounds += 1;
         entry.sent.messages += 1;
@@ -46,5 +50,43 @@ impl<R: Ring, C: Channel> Party<'_, R, C> {
         let other = share::from_bytes(self.ring, range, step, &received)?;
         self.ring.add(range, &mut share, &other);
         Ok(share)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::channel::Memory;
+    use crate::ring::{Moduli, Rns};
+    use crate::testing::AT;
+
+    /// What opening says if the peer sends `bytes` at `step`.
+    fn opened(step: Step, bytes: Vec<u8>) -> Result<Vec<u8>> {
+        let ring = Rns::new(Moduli::usual(2, 1)?)?;
+        let (mut own, mut peer) = Memory::pair("own", "peer");
+        let mut ledger = Ledger::default();
+        let mut party = Party { ring: &ring, role: Server::Server0, channel: &mut own, ledger: &mut ledger };
+        block_on(async {
+            peer.send(step, bytes).await?;
+            party.open(AT, Range::Full, vec![1; 6]).await
+        })
+    }
+
+    #[test]
+    fn only_the_due_message_is_opened() {
+        assert_eq!(opened(AT, vec![2; 6]).unwrap(), [3; 6]);
+        for (step, bytes) in [
+            (AT, vec![2; 5]),
+            (AT, vec![2; 7]),
+            (AT, vec![]),
+            (AT.message(1), vec![2; 6]),
+            // 255 is no residue modulo 255, nor 253 modulo 253.
+            (AT, vec![255, 2, 2, 2, 2, 2]),
+            (AT, vec![2, 2, 253, 2, 2, 2]),
+        ] {
+            assert!(matches!(opened(step, bytes.clone()), Err(Error::Peer { .. })), "{step} {bytes:?}");
+        }
     }
 }

@@ -43,7 +43,11 @@ impl Seed {
         Hkdf::<Sha256>::new(Some(b"sharelens prg 1"), &self.0)
             .expand(context, &mut key)
             .expect("16 bytes are within the output limit of HKDF");
-        let prg = Prg { cipher: Aes128Enc::new(&key.into()) };
+        let prg = Prg {
+            cipher: Aes128Enc::new(&key.into()),
+            #[cfg(test)]
+            drawn: std::sync::Mutex::default(),
+        };
         zeroize::Zeroize::zeroize(&mut key);
         prg
     }
@@ -95,6 +99,8 @@ pub enum Purpose {
     MulRight,
     /// Server 0's share of the product of the two.
     MulProduct,
+    /// A fresh sharing of zero between the servers, which hides from the helper what it dealt.
+    Rerandomise,
     /// Tests.
     Test,
 }
@@ -102,6 +108,9 @@ pub enum Purpose {
 /// Expands a seed.
 pub struct Prg {
     cipher: Aes128Enc,
+    /// Streams drawn, to catch one drawn twice.
+    #[cfg(test)]
+    drawn: std::sync::Mutex<Vec<[u8; 12]>>,
 }
 
 impl Prg {
@@ -119,7 +128,17 @@ impl Prg {
         block[8] = purpose as u8;
         block[9] = plane;
         block[10..12].copy_from_slice(&chunk.to_le_bytes());
+        #[cfg(test)]
+        self.drawn.lock().unwrap().push(block[..12].try_into().unwrap());
         Stream { cipher: &self.cipher, block, counter: 0 }
+    }
+
+    /// How many streams were drawn, and how many of them more than once.
+    #[cfg(test)]
+    pub fn drawn(&self) -> (usize, usize) {
+        let drawn = self.drawn.lock().unwrap();
+        let distinct: std::collections::BTreeSet<_> = drawn.iter().collect();
+        (drawn.len(), drawn.len() - distinct.len())
     }
 }
 
@@ -176,6 +195,8 @@ impl Stream<'_> {
                 o.copy_from_slice(&b[..o.len()]);
             }
         }
+        blocks.fill(Block::<Aes128Enc>::default());
+        std::hint::black_box(&blocks);
     }
 
     /// `n` words of uniform bits.

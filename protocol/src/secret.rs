@@ -34,7 +34,7 @@ impl<T: Pod> Secret<T> {
 }
 
 /// Overwrites at the speed of memory; `zeroize` would go word by word, which shows at hundreds of megabytes.
-fn wipe<T: Pod>(words: &mut [T]) {
+pub(crate) fn wipe<T: Pod>(words: &mut [T]) {
     words.fill(T::zeroed());
     std::hint::black_box(words);
 }

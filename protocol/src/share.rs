@@ -69,11 +69,12 @@ pub fn to_bytes<W: bytemuck::Pod>(words: &[W]) -> Vec<u8> {
 /// Reads a message of words of `range`.
 ///
 /// # Errors
-/// [`Error::Peer`] if a word is not canonical.
-///
-/// # Panics
-/// If the length is not that of whole words; the channel has checked it.
+/// [`Error::Peer`] if a word is not canonical, or the bytes are not whole elements.
 pub fn from_bytes<R: Ring>(ring: &R, range: Range, step: Step, bytes: &[u8]) -> Result<Vec<R::Word>> {
+    if !bytes.len().is_multiple_of(ring.bytes(range)) {
+        let found = format!("{} bytes", bytes.len());
+        return Err(Error::Peer { step, expected: "whole elements".into(), found });
+    }
     let words = bytemuck::pod_collect_to_vec(bytes);
     if ring.is_canonical(range, &words) {
         return Ok(words);

@@ -205,7 +205,7 @@ impl Demand {
     ///
     /// # Errors
     /// [`crate::Error::Peer`] if the correction is not made of residues.
-    pub fn prepare<R: SignRing>(
+    pub(crate) fn prepare<R: SignRing>(
         &self,
         ring: &R,
         role: Server,
@@ -214,7 +214,7 @@ impl Demand {
         correction: &[u8],
     ) -> Result<Correlation<R>> {
         let n = self.n;
-        let Masks { r, beta, .. } = self.draw(ring, prg, step);
+        let Masks { r, beta, tree: masks } = self.draw(ring, prg, step);
         let rows = ring.rows(self.output);
         let row_bytes = rows.len() * size_of::<R::Word>() * n;
         let (derived, tree, flip) = match role {
@@ -240,7 +240,7 @@ impl Demand {
                 (derived, tree, bits::unpack(flip, n).expect("the length was checked on receipt"))
             }
         };
-        let dealt = compare::prepare(&self.tree(ring), n, role, prg, step, tree);
+        let dealt = compare::prepare(&self.tree(ring), n, role, prg, step, masks, tree);
         Ok(Correlation { demand: *self, r, beta, derived, flip: flip.into(), dealt })
     }
 }

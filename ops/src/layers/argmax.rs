@@ -3,15 +3,15 @@
 use sharelens_protocol::ring::{Full, Reduced};
 use sharelens_protocol::{Result, Step};
 
-use super::Calls;
+use super::{Calls, join};
 use crate::engine::Engine;
 
 /// The smallest index of a largest entry in each row of `[rows, classes]`, as `[rows]` at scale 1, by a
-/// tournament of ceil(log2 classes) levels. Needs |x - y| < P/2 for any two entries of a row.
+/// tournament of ceil(log2 classes) levels, each one sign and one product, after one lift. Needs |x| < P/4.
 pub async fn argmax<E: Engine>(e: &mut E, at: Step, x: &E::V<Reduced>, classes: usize) -> Result<E::V<Full>> {
     let rows = e.len(x) / classes;
     let mut calls = Calls::new(at);
-    let mut value = x.clone();
+    let mut value = e.lift(calls.step(), x).await?;
     let zero = e.gather::<Full>(&[], &vec![crate::ZERO; rows * classes]);
     let mut index = e.add_public(&zero, &(0..classes as i64).collect::<Vec<_>>());
     let mut width = classes;
@@ -23,14 +23,19 @@ pub async fn argmax<E: Engine>(e: &mut E, at: Step, x: &E::V<Reduced>, classes: 
         let (first, second) = (pick(0), pick(1));
         let (va, vb) = (e.gather(&[&value], &first), e.gather(&[&value], &second));
         let (ia, ib) = (e.gather(&[&index], &first), e.gather(&[&index], &second));
-        // The later of the two wins only if it is strictly larger.
-        let lead = e.sub(&va, &vb);
-        let behind = e.is_negative(calls.step(), &lead).await?;
-        let rise = e.relu_reduced(calls.step(), &lead).await?;
-        let winner = e.add(&vb, &rise);
-        let gap = e.sub(&ib, &ia);
-        let moved = e.mul(calls.step(), &behind, &gap).await?;
-        let chosen = e.add(&ia, &moved);
+        // The later of the two wins only if it is strictly larger; then index and value move by their gaps.
+        let rise = e.sub(&vb, &va);
+        let ahead = e.sub(&va, &vb);
+        let ahead = e.reduce(&ahead);
+        let behind = e.is_negative(calls.step(), &ahead).await?;
+        let step = e.sub(&ib, &ia);
+        let gaps = join(e, &[&step, &rise]);
+        let twice = join(e, &[&behind, &behind]);
+        let moves = e.mul(calls.step(), &twice, &gaps).await?;
+        let half = rows * pairs;
+        let [by, up] = [0, half].map(|from| (from as u32..(from + half) as u32).collect::<Vec<_>>());
+        let (by, up) = (e.gather(&[&moves], &by), e.gather(&[&moves], &up));
+        let (chosen, winner) = (e.add(&ia, &by), e.add(&va, &up));
         // An odd entry out goes to the next level as it is.
         let next = pairs + width % 2;
         let merge: Vec<u32> = (0..rows * next)

@@ -13,9 +13,11 @@ mod elementwise;
 mod onehot;
 mod portable;
 mod reject;
+mod rescale;
 mod residue;
 #[cfg(test)]
 mod tests;
+mod words;
 mod z64;
 
 #[cfg(target_arch = "x86_64")]
@@ -23,13 +25,13 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
-pub use bend::{Bend, Masked, Wrapped, bend, bend_wrapped, keep_where, spread_bits, unmask_bit};
+pub use bend::{Bend, Masked, Wrapped, bend, bend_wrapped, keep_where, spread_bits, unmask_bit, unwrap_mask};
 pub use elementwise::{
-    add_mod, compose_u32, mul_add_const_mod, mul_add_mod, mul_const_mod, mul_mod, neg_mod, reduce_i64,
-    reduce_u32, rescale, sub_mod,
+    add_mod, mul_add_const_mod, mul_add_mod, mul_const_mod, mul_mod, neg_mod, reduce_i64, reduce_u32, sub_mod,
 };
 pub use onehot::{lookup_onehot, lookup_onehot_u64};
 pub use reject::uniform_residues;
+pub use rescale::{compose_u32, rescale};
 pub use residue::{PackedWeights, conv_accumulate};
 pub use z64::{PackedWeights64, conv_accumulate_u64};
 
@@ -76,24 +78,40 @@ impl Isa {
     }
 }
 
-/// Compiles a safe, inlinable loop once for each instruction set and selects at run time, so that LLVM
-/// vectorises the one source in as many ways.
+/// Compiles one inlinable loop for each instruction set and selects at run time: a safe one, which LLVM
+/// vectorises, or (`body::<Words>`) an unsafe one generic over the vector, which may assume that the processor
+/// has the vector's instructions.
 macro_rules! vectorised {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:path) => {
-        $(#[$doc])*
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident::<Words>) => {
+        vectorised!(
+            @ [$(#[$doc])* $vis] $name [$($arg: $ty),*]
+            // SAFETY: compiled for the vector's instructions.
+            unsafe { $body::<crate::ring::kernel::words::Ymm>($($arg),*) },
+            // SAFETY: compiled for the vector's instructions.
+            unsafe { $body::<crate::ring::kernel::words::Zmm>($($arg),*) },
+            // SAFETY: plain Rust.
+            unsafe { $body::<[u16; 16]>($($arg),*) }
+        );
+    };
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
+        vectorised!(
+            @ [$(#[$doc])* $vis] $name [$($arg: $ty),*] $body($($arg),*), $body($($arg),*), $body($($arg),*)
+        );
+    };
+    (@ [$($head:tt)*] $name:ident [$($arg:ident: $ty:ty),*] $avx2:expr, $avx512:expr, $plain:expr) => {
         #[allow(clippy::too_many_arguments)]
-        $vis fn $name(isa: crate::ring::kernel::Isa, $($arg: $ty),*) $(-> $ret)? {
+        $($head)* fn $name(isa: crate::ring::kernel::Isa, $($arg: $ty),*) {
             #[cfg(target_arch = "x86_64")]
             {
                 #[allow(clippy::too_many_arguments)]
                 #[target_feature(enable = "avx2,popcnt")]
-                fn avx2($($arg: $ty),*) $(-> $ret)? {
-                    $body($($arg),*)
+                fn avx2($($arg: $ty),*) {
+                    $avx2
                 }
                 #[allow(clippy::too_many_arguments)]
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt")]
-                fn avx512($($arg: $ty),*) $(-> $ret)? {
-                    $body($($arg),*)
+                fn avx512($($arg: $ty),*) {
+                    $avx512
                 }
                 match isa.usable() {
                     // SAFETY: `usable` is at most `Isa::detect`, which found AVX2 and POPCNT.
@@ -104,7 +122,7 @@ macro_rules! vectorised {
                 }
             }
             let _ = isa;
-            $body($($arg),*)
+            $plain
         }
     };
 }

@@ -3,6 +3,7 @@
 //! Activations are staged as words, weights stay bytes and are widened by the load. Four pixels by 16
 //! channels are eight accumulators.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::conv::{Micro, Tile, monomorphise};
@@ -141,12 +142,25 @@ fn fold(c: &Residue, mut v: __m256i) -> __m256i {
 #[target_feature(enable = "avx2")]
 fn finish(c: &Residue, words: __m256i, old: __m128i) -> __m128i {
     let m = _mm256_set1_epi16(i16::from(c.m));
-    let q = _mm256_mulhi_epu16(words, _mm256_set1_epi16(c.magic as i16));
+    let q = mul_high(words, _mm256_set1_epi16(c.magic as i16));
     let r = _mm256_sub_epi16(words, _mm256_mullo_epi16(q, m));
     let r = _mm256_min_epu16(r, _mm256_sub_epi16(r, m));
     let r = _mm256_add_epi16(r, _mm256_cvtepu8_epi16(old));
     let r = _mm256_min_epu16(r, _mm256_sub_epi16(r, m));
     _mm_packus_epi16(_mm256_castsi256_si128(r), _mm256_extracti128_si256::<1>(r))
+}
+
+/// High halves of the products of words; see the same in `avx512`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn mul_high(a: __m256i, b: __m256i) -> __m256i {
+    let high;
+    // SAFETY: an AVX2 instruction on registers only, without side effects or flags.
+    unsafe {
+        asm!("vpmulhuw {}, {}, {}", lateout(ymm_reg) high, in(ymm_reg) a, in(ymm_reg) b,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    high
 }
 
 /// Z_2^64.

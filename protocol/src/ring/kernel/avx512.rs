@@ -6,6 +6,7 @@
 //! The sums leave as residues by two more `vpdpbusd`: the bytes of `v` times `2^(8i) mod m`, balanced, take
 //! 32 bits to 18, then 18 to 16, where a Barrett step on words ends it.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::conv::{Micro, Tile, monomorphise};
@@ -115,16 +116,21 @@ unsafe fn residue_tile<const P: usize, const V: usize>(t: &Tile<'_, Residue>, c:
         }
     }
     let mask = u64::MAX >> (64 - t.channels);
-    for (p, sum) in sum.iter().enumerate() {
+    let mut out = [_mm512_setzero_si512(); P];
+    for (out, sum) in out.iter_mut().zip(&sum) {
         let mut four = [_mm512_setzero_si512(); 4];
         four[..V].copy_from_slice(sum);
-        let residues = residues(c, four, V);
+        *out = residues(c, four, V);
+    }
+    // All loads before the first store: a masked load behind a masked store to its neighbour would wait for it.
+    for (p, out) in out.iter_mut().enumerate() {
         // SAFETY: the mask selects `t.channels` bytes, which the caller lends.
-        unsafe {
-            let acc = t.acc.add(p * t.stride).cast::<i8>();
-            let old = _mm512_maskz_loadu_epi8(mask, acc);
-            _mm512_mask_storeu_epi8(acc, mask, add_mod(residues, old, c.m));
-        }
+        let old = unsafe { _mm512_maskz_loadu_epi8(mask, t.acc.add(p * t.stride).cast()) };
+        *out = add_mod(*out, old, c.m);
+    }
+    for (p, &out) in out.iter().enumerate() {
+        // SAFETY: as above.
+        unsafe { _mm512_mask_storeu_epi8(t.acc.add(p * t.stride).cast(), mask, out) };
     }
 }
 
@@ -161,9 +167,23 @@ fn splat(v: u32) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw")]
 fn reduce_words(c: &Residue, v: __m512i) -> __m512i {
     let m = _mm512_set1_epi16(i16::from(c.m));
-    let q = _mm512_mulhi_epu16(v, _mm512_set1_epi16(c.magic as i16));
+    let q = mul_high(v, _mm512_set1_epi16(c.magic as i16));
     let r = _mm512_sub_epi16(v, _mm512_mullo_epi16(q, m));
     _mm512_min_epu16(r, _mm512_sub_epi16(r, m))
+}
+
+/// High halves of the products of words. LLVM knows the intrinsic as a shifted 32-bit product, hoists the
+/// widening of a constant factor out of loops, and then no longer recognises the instruction.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn mul_high(a: __m512i, b: __m512i) -> __m512i {
+    let high;
+    // SAFETY: an AVX-512BW instruction on registers only, without side effects or flags.
+    unsafe {
+        asm!("vpmulhuw {}, {}, {}", lateout(zmm_reg) high, in(zmm_reg) a, in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    high
 }
 
 /// `a + b mod m` on bytes.

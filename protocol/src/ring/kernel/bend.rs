@@ -1,7 +1,7 @@
 //! The local end of a sign protocol: functions with one bend at zero from opened values and dealt shares, one
 //! residue plane at a time. Formulas and notation are those of `sign`.
 
-use super::residue::{lazy16, magic16, reduce16};
+use super::residue::magic16;
 use super::vectorised;
 
 /// What one plane's constants are.
@@ -69,6 +69,14 @@ vectorised! {
     pub fn unmask_bit(m: u8, first: bool, c: &[u8], beta: &[u8], out: &mut [u8]) = unmask_body
 }
 vectorised! {
+    /// `out = [first] (z - offset) - r + p upper lower mod m`: the end of a lift in one plane, where `upper` is
+    /// shared and `lower` public, a byte of 0 or 1.
+    ///
+    /// # Panics
+    /// If a slice is shorter than `out`.
+    pub fn unwrap_mask(k: &Bend, offset: u8, z: &[u8], r: &[u8], lower: &[u8], upper: &[u8], out: &mut [u8]) = unwrap_body
+}
+vectorised! {
     /// Bits as bytes of 0 and 1; as many as `out` is long.
     ///
     /// # Panics
@@ -81,6 +89,19 @@ vectorised! {
     /// # Panics
     /// If `bit` is shorter than `a`.
     pub fn keep_where(a: &mut [u8], bit: &[u8]) = keep_body
+}
+
+/// A representative of `v` in `[0, 2m)`, given `magic16(m)`.
+#[inline(always)]
+fn lazy16(v: u16, m: u8, magic: u16) -> u16 {
+    let q = ((u32::from(v) * u32::from(magic)) >> 16) as u16;
+    v.wrapping_sub(q.wrapping_mul(u16::from(m)))
+}
+
+/// `v mod m` for any `v < 2^16`, given `magic16(m)`.
+#[inline(always)]
+fn reduce16(v: u16, m: u8, magic: u16) -> u8 {
+    once(lazy16(v, m, magic), u16::from(m)) as u8
 }
 
 /// `v - m` if that is not negative, for v < 2m < 2^16.
@@ -157,6 +178,21 @@ fn unmask_body(m: u8, first: bool, c: &[u8], beta: &[u8], out: &mut [u8]) {
     for i in 0..n {
         let b = u16::from(beta[i]);
         out[i] = pick(c[i], once(one.wrapping_add(m).wrapping_sub(b), m), b) as u8;
+    }
+}
+
+#[inline(always)]
+fn unwrap_body(k: &Bend, offset: u8, z: &[u8], r: &[u8], lower: &[u8], upper: &[u8], out: &mut [u8]) {
+    let n = out.len();
+    let (z, r, lower, upper) = (&z[..n], &r[..n], &lower[..n], &upper[..n]);
+    let (m, magic) = (u16::from(k.m), magic16(k.m));
+    let public = if k.first { u16::MAX } else { 0 };
+    for i in 0..n {
+        let y = u16::from(z[i]).wrapping_add(m).wrapping_sub(u16::from(offset)) & public;
+        let y = y.wrapping_add(m).wrapping_sub(u16::from(r[i]));
+        let kept = u16::from(upper[i]) & u16::from(lower[i]).wrapping_neg();
+        let wrap = u16::from(reduce16(kept.wrapping_mul(u16::from(k.p)), k.m, magic));
+        out[i] = reduce16(y.wrapping_add(wrap), k.m, magic);
     }
 }
 

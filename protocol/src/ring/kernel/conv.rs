@@ -11,7 +11,6 @@ use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
-use zeroize::Zeroize;
 
 use super::Conv;
 
@@ -108,7 +107,7 @@ impl Packed {
 
 impl Drop for Packed {
     fn drop(&mut self) {
-        bytemuck::cast_slice_mut::<Line, u8>(&mut self.0).zeroize();
+        crate::secret::wipe(&mut self.0);
     }
 }
 
@@ -283,6 +282,8 @@ pub(super) fn with_scratch<X: Pod, R>(len: usize, f: impl FnOnce(&mut [X]) -> R)
         scratch.resize(lines, Line::zeroed());
     }
     let result = f(bytemuck::cast_slice_mut(&mut scratch[..lines]));
+    // It held an input, which may be a mask.
+    crate::secret::wipe(&mut scratch[..lines]);
     SCRATCH.set(scratch);
     result
 }
@@ -441,6 +442,7 @@ fn chunks(conv: &Conv, runs: &Runs, pitch: usize, group: usize, limit: usize) ->
 }
 
 /// Writes out the calls for each number of pixels and vectors, so that tiles live in registers.
+#[cfg(target_arch = "x86_64")]
 macro_rules! monomorphise {
     ($t:ident => $f:ident $args:tt; $($v:literal: $($p:literal)*),*) => {
         match ($t.vectors, $t.pixels) {
@@ -449,4 +451,5 @@ macro_rules! monomorphise {
         }
     };
 }
+#[cfg(target_arch = "x86_64")]
 pub(super) use monomorphise;

@@ -1,13 +1,13 @@
-//! Arithmetic on whole residue planes: safe loops that LLVM vectorises, compiled for each instruction set.
+//! Arithmetic on whole residue planes. No branch or index depends on a value.
 //!
-//! Words of 16 bits carry the products: `254 * 254` plus two residues stays below `2^16`, where Barrett needs
-//! one high and one low multiplication. No branch or index depends on a value.
+//! Sums and reductions are safe loops that LLVM vectorises. Products live in words of 16 bits: `254 * 254` plus
+//! two residues stays below `2^16`, where Barrett needs one high and one low multiplication.
 
-use super::residue::{lazy16, magic16, magic32, reduce16, reduce32};
+use std::ops::Range;
+
+use super::residue::{magic32, reduce32};
 use super::vectorised;
-
-/// Elements handled at a time by the loops over several planes; their temporaries stay in L1.
-const BLOCK: usize = 256;
+use super::words::{Modulus, Words};
 
 vectorised! {
     /// `a = (a + b) mod m`.
@@ -29,28 +29,28 @@ vectorised! {
 }
 vectorised! {
     /// `a = c a mod m`.
-    pub fn mul_const_mod(m: u8, c: u8, a: &mut [u8]) = mul_const_body
+    pub fn mul_const_mod(m: u8, c: u8, a: &mut [u8]) = mul_const_body::<Words>
 }
 vectorised! {
     /// `a = a b mod m`.
     ///
     /// # Panics
     /// If the lengths differ.
-    pub fn mul_mod(m: u8, a: &mut [u8], b: &[u8]) = mul_body
+    pub fn mul_mod(m: u8, a: &mut [u8], b: &[u8]) = mul_body::<Words>
 }
 vectorised! {
     /// `acc = (acc + c a) mod m`.
     ///
     /// # Panics
     /// If the lengths differ.
-    pub fn mul_add_const_mod(m: u8, c: u8, a: &[u8], acc: &mut [u8]) = mul_add_const_body
+    pub fn mul_add_const_mod(m: u8, c: u8, a: &[u8], acc: &mut [u8]) = mul_add_const_body::<Words>
 }
 vectorised! {
     /// `acc = (acc + a b) mod m`.
     ///
     /// # Panics
     /// If the lengths differ.
-    pub fn mul_add_mod(m: u8, a: &[u8], b: &[u8], acc: &mut [u8]) = mul_add_body
+    pub fn mul_add_mod(m: u8, a: &[u8], b: &[u8], acc: &mut [u8]) = mul_add_body::<Words>
 }
 vectorised! {
     /// `out = x mod m`, for any `x`.
@@ -66,29 +66,6 @@ vectorised! {
     /// If the lengths differ.
     pub fn reduce_i64(m: u8, x: &[i64], out: &mut [u8]) = reduce_i64_body
 }
-vectorised! {
-    /// Divides `x` in `[0, M)` by `Q`, where `M = P Q`, `P` the product of the `k` moduli `p` and `Q` of the `l`
-    /// moduli `q`, all coprime: `out` is `floor(x / Q) mod p_i`, or, with `ceil`, `-floor(((M - x) mod M) / Q)
-    /// mod p_i`, the ceiling. `planes` holds the `n` residues of each modulus, those of `p` first; `out` holds
-    /// `n` of each of `p`.
-    ///
-    /// With `r = x mod Q` as mixed-radix digits `d_j` of weight `q_0 .. q_(j-1)`, the floor is
-    /// `(x - r) / Q`, whose residue modulo `p_i` needs the digits only.
-    ///
-    /// # Panics
-    /// If lengths disagree, a modulus is below 2, `q` has none or more than four, or they are not coprime.
-    pub fn rescale(p: &[u8], q: &[u8], ceil: bool, planes: &[u8], n: usize, out: &mut [u8]) = rescale_body
-}
-vectorised! {
-    /// The integer in `[0, P)` with the given residues, `P < 2^32` the product of the one to four coprime moduli
-    /// `p`; `planes` holds the `n` residues of each.
-    ///
-    /// # Panics
-    /// If lengths disagree, a modulus is below 2, there are none or more than four, they are not coprime, or
-    /// `P >= 2^32`.
-    pub fn compose_u32(p: &[u8], planes: &[u8], n: usize, out: &mut [u32]) = compose_body
-}
-
 #[inline(always)]
 fn add(m: u8, a: u8, b: u8) -> u8 {
     let gap = m.wrapping_sub(b);
@@ -124,45 +101,103 @@ fn neg_body(m: u8, a: &mut [u8]) {
     }
 }
 
+/// # Safety
+/// The processor has the instructions of `W`; so for the next three.
 #[inline(always)]
-fn mul_add(m: u8, magic: u16, a: u8, b: u8, c: u8) -> u8 {
-    let product = u16::from(a).wrapping_mul(u16::from(b));
-    reduce16(product.wrapping_add(u16::from(c)), m, magic)
+unsafe fn mul_const_body<W: Words>(m: u8, c: u8, a: &mut [u8]) {
+    // SAFETY: the caller knows the processor.
+    unsafe { products::<W>(m, Operand::Out, Operand::Const(c), Operand::Const(0), a) }
 }
 
+/// # Safety
+/// See `mul_const_body`.
 #[inline(always)]
-fn mul_const_body(m: u8, c: u8, a: &mut [u8]) {
+unsafe fn mul_body<W: Words>(m: u8, a: &mut [u8], b: &[u8]) {
+    // SAFETY: the caller knows the processor.
+    unsafe { products::<W>(m, Operand::Out, Operand::Plane(b), Operand::Const(0), a) }
+}
+
+/// # Safety
+/// See `mul_const_body`.
+#[inline(always)]
+unsafe fn mul_add_const_body<W: Words>(m: u8, c: u8, a: &[u8], acc: &mut [u8]) {
+    // SAFETY: the caller knows the processor.
+    unsafe { products::<W>(m, Operand::Plane(a), Operand::Const(c), Operand::Out, acc) }
+}
+
+/// # Safety
+/// See `mul_const_body`.
+#[inline(always)]
+unsafe fn mul_add_body<W: Words>(m: u8, a: &[u8], b: &[u8], acc: &mut [u8]) {
+    // SAFETY: the caller knows the processor.
+    unsafe { products::<W>(m, Operand::Plane(a), Operand::Plane(b), Operand::Out, acc) }
+}
+
+/// What a product is made of; known where `products` is inlined, so that matching costs nothing.
+#[derive(Clone, Copy)]
+enum Operand<'a> {
+    Const(u8),
+    Plane(&'a [u8]),
+    /// What the output holds before.
+    Out,
+}
+
+impl Operand<'_> {
+    /// # Safety
+    /// The processor has the instructions of `W`; `at + LANES` is inside `out` and the plane.
+    // Not a closure: that would be compiled, and called, without the instructions.
+    #[inline(always)]
+    unsafe fn load<W: Words>(self, out: &[u8], at: usize) -> W {
+        // SAFETY: the caller's promises.
+        unsafe {
+            match self {
+                Self::Const(c) => W::splat(u16::from(c)),
+                Self::Plane(plane) => W::load(plane.as_ptr().add(at)),
+                Self::Out => W::load(out.as_ptr().add(at)),
+            }
+        }
+    }
+}
+
+/// `out = a b + c mod m`: whole vectors by `W`, the rest one by one.
+///
+/// # Safety
+/// The processor has the instructions of `W`.
+#[inline(always)]
+unsafe fn products<W: Words>(m: u8, a: Operand<'_>, b: Operand<'_>, c: Operand<'_>, out: &mut [u8]) {
     assert!(m >= 2);
-    let magic = magic16(m);
-    for a in a {
-        *a = mul_add(m, magic, *a, c, 0);
+    let whole = out.len() - out.len() % W::LANES;
+    // SAFETY: the caller knows the processor, and `[u16; 1]` is plain Rust.
+    unsafe {
+        products_in::<W>(m, a, b, c, 0..whole, out);
+        products_in::<[u16; 1]>(m, a, b, c, whole..out.len(), out);
     }
 }
 
+/// # Safety
+/// The processor has the instructions of `W`; the range is inside `out` and a multiple of `LANES` long.
 #[inline(always)]
-fn mul_body(m: u8, a: &mut [u8], b: &[u8]) {
-    assert!(m >= 2 && a.len() == b.len());
-    let magic = magic16(m);
-    for (a, &b) in a.iter_mut().zip(b) {
-        *a = mul_add(m, magic, *a, b, 0);
+unsafe fn products_in<W: Words>(
+    m: u8,
+    a: Operand<'_>,
+    b: Operand<'_>,
+    c: Operand<'_>,
+    range: Range<usize>,
+    out: &mut [u8],
+) {
+    for operand in [a, b, c] {
+        if let Operand::Plane(plane) = operand {
+            assert_eq!(plane.len(), out.len());
+        }
     }
-}
-
-#[inline(always)]
-fn mul_add_const_body(m: u8, c: u8, a: &[u8], acc: &mut [u8]) {
-    assert!(m >= 2 && a.len() == acc.len());
-    let magic = magic16(m);
-    for (acc, &a) in acc.iter_mut().zip(a) {
-        *acc = mul_add(m, magic, a, c, *acc);
-    }
-}
-
-#[inline(always)]
-fn mul_add_body(m: u8, a: &[u8], b: &[u8], acc: &mut [u8]) {
-    assert!(m >= 2 && a.len() == acc.len() && b.len() == acc.len());
-    let magic = magic16(m);
-    for ((acc, &a), &b) in acc.iter_mut().zip(a).zip(b) {
-        *acc = mul_add(m, magic, a, b, *acc);
+    // SAFETY: the caller knows the processor. Planes are as long as `out`, and `LANES` elements from `at` on are
+    // inside the range, hence inside each.
+    unsafe {
+        let modulus = Modulus::<W>::new(m);
+        for at in range.step_by(W::LANES) {
+            let (a, b, c) = (a.load::<W>(out, at), b.load(out, at), c.load(out, at));
+            modulus.once(modulus.mul_add(a, b, c)).store(out.as_mut_ptr().add(at));
+        }
     }
 }
 
@@ -188,144 +223,5 @@ fn reduce_i64_body(m: u8, x: &[i64], out: &mut [u8]) {
         let high = u32::from(reduce32((x >> 32) as u32, m, magic));
         let low = u32::from(reduce32(x as u32, m, magic));
         *out = reduce32(high * power + low + lift, m, magic);
-    }
-}
-
-/// `v^-1 mod m`.
-fn inverse(v: u32, m: u8) -> u8 {
-    let m = u32::from(m);
-    (1..m).find(|i| v % m * i % m == 1).expect("the moduli are coprime") as u8
-}
-
-/// Mixed-radix digits of a number given by its residues: digit `j` is the sum over `i < j` of
-/// `factor[j][i] * d_i`, plus `factor[j][j]` times residue `j`, modulo `moduli[j]`.
-struct Digits<'a> {
-    moduli: &'a [u8],
-    factor: [[u16; 4]; 4],
-}
-
-impl<'a> Digits<'a> {
-    fn new(moduli: &'a [u8]) -> Self {
-        assert!((1..=4).contains(&moduli.len()) && moduli.iter().all(|&m| m >= 2), "one to four moduli");
-        let mut factor = [[0; 4]; 4];
-        for (j, &m) in moduli.iter().enumerate() {
-            // x_j = d_0 + d_1 q_0 + .. + d_j q_0..q_(j-1), solved for d_j.
-            let weight = |i: usize| moduli[..i].iter().fold(1, |w, &q| w * u32::from(q) % u32::from(m));
-            let inverse = u32::from(inverse(weight(j), m));
-            let m = u32::from(m);
-            for (i, factor) in factor[j][..j].iter_mut().enumerate() {
-                *factor = ((m - weight(i)) % m * inverse % m) as u16;
-            }
-            factor[j][j] = inverse as u16;
-        }
-        Self { moduli, factor }
-    }
-
-    /// The digits of `len <= BLOCK` elements from `at` on; `planes` are `n` apart. `negative` negates first.
-    #[inline(always)]
-    fn compute(
-        &self,
-        negative: bool,
-        planes: &[u8],
-        n: usize,
-        at: usize,
-        len: usize,
-        out: &mut [[u16; BLOCK]; 4],
-    ) {
-        for (j, &m) in self.moduli.iter().enumerate() {
-            let magic = magic16(m);
-            let (digits, rest) = out.split_at_mut(j);
-            let digit = &mut rest[0][..len];
-            let residues = &planes[j * n + at..][..len];
-            scale(m, self.factor[j][j], negative, residues, digit);
-            for (digits, &factor) in digits.iter().zip(&self.factor[j]) {
-                accumulate(m, factor, &digits[..len], digit);
-            }
-            for digit in digit {
-                *digit = u16::from(reduce16(*digit, m, magic));
-            }
-        }
-    }
-}
-
-/// `out = f x` or `-f x`, below `2m`.
-#[inline(always)]
-fn scale(m: u8, f: u16, negative: bool, x: &[u8], out: &mut [u16]) {
-    let magic = magic16(m);
-    // m - x may be m itself: m * 254 still fits.
-    let (flip, offset) = if negative { (u16::MAX, u16::from(m) + 1) } else { (0, 0) };
-    for (out, &x) in out.iter_mut().zip(x) {
-        let x = (u16::from(x) ^ flip).wrapping_add(offset);
-        *out = lazy16(x.wrapping_mul(f), m, magic);
-    }
-}
-
-/// `out += f d`, both below `2m`: `254 * 254 + 2 * 255 < 2^16`.
-#[inline(always)]
-fn accumulate(m: u8, f: u16, d: &[u16], out: &mut [u16]) {
-    let magic = magic16(m);
-    for (out, &d) in out.iter_mut().zip(d) {
-        *out = lazy16(d.wrapping_mul(f).wrapping_add(*out), m, magic);
-    }
-}
-
-#[inline(always)]
-fn rescale_body(p: &[u8], q: &[u8], ceil: bool, planes: &[u8], n: usize, out: &mut [u8]) {
-    let k = p.len();
-    assert!(planes.len() == (k + q.len()) * n && out.len() == k * n, "one plane per modulus");
-    assert!(p.iter().all(|&m| m >= 2));
-    let digits = Digits::new(q);
-    // The floor modulo p_i is x_i / Q - sum of d_j w_j / Q.
-    let factors: Vec<[u16; 5]> = p
-        .iter()
-        .map(|&m| {
-            let modulus = u32::from(m);
-            let weight = |j: usize| q[..j].iter().fold(1, |w, &q| w * u32::from(q) % modulus);
-            let inverse = u32::from(inverse(weight(q.len()), m));
-            let mut factors = [0; 5];
-            for (j, factor) in factors[..q.len()].iter_mut().enumerate() {
-                *factor = ((modulus - weight(j)) % modulus * inverse % modulus) as u16;
-            }
-            factors[4] = inverse as u16;
-            factors
-        })
-        .collect();
-    let (p_planes, q_planes) = planes.split_at(k * n);
-    let mut radix = [[0u16; BLOCK]; 4];
-    let mut sum = [0u16; BLOCK];
-    for at in (0..n).step_by(BLOCK) {
-        let len = (n - at).min(BLOCK);
-        digits.compute(ceil, q_planes, n, at, len, &mut radix);
-        for (i, (&m, factors)) in p.iter().zip(&factors).enumerate() {
-            let magic = magic16(m);
-            let sum = &mut sum[..len];
-            scale(m, factors[4], ceil, &p_planes[i * n + at..][..len], sum);
-            for (radix, &factor) in radix[..q.len()].iter().zip(factors) {
-                accumulate(m, factor, &radix[..len], sum);
-            }
-            for (out, &sum) in out[i * n + at..][..len].iter_mut().zip(sum.iter()) {
-                let floor = reduce16(sum, m, magic);
-                *out = if ceil { neg(m, floor) } else { floor };
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn compose_body(p: &[u8], planes: &[u8], n: usize, out: &mut [u32]) {
-    assert!(planes.len() == p.len() * n && out.len() == n, "one plane per modulus");
-    assert!(p.iter().map(|&m| u64::from(m)).product::<u64>() < 1 << 32, "the product must fit 32 bits");
-    let digits = Digits::new(p);
-    let mut radix = [[0u16; BLOCK]; 4];
-    for at in (0..n).step_by(BLOCK) {
-        let len = (n - at).min(BLOCK);
-        digits.compute(false, planes, n, at, len, &mut radix);
-        let out = &mut out[at..][..len];
-        out.fill(0);
-        for (radix, &m) in radix[..p.len()].iter().zip(p).rev() {
-            for (out, &digit) in out.iter_mut().zip(radix) {
-                *out = out.wrapping_mul(u32::from(m)).wrapping_add(u32::from(digit));
-            }
-        }
     }
 }

@@ -24,7 +24,8 @@ impl Residue {
 impl Micro for Residue {
     type In = u8;
     type X = u8;
-    type W = i8;
+    /// Words, although bytes would do: from bytes LLVM makes scalar products.
+    type W = i16;
     type Acc = u8;
     const GROUP: usize = 1;
     const LANES: usize = LANES;
@@ -44,19 +45,22 @@ impl Micro for Residue {
     }
 
     unsafe fn tile(&self, t: &Tile<'_, Self>) {
+        debug_assert_eq!(t.vectors, 1);
         // The bias and the accumulator fit beside the products: 2 * 6144 * 254 * 127 + 254 + 255 < 2^31.
         let mut sum = [[self.bias; LANES]; P];
         let mut w = t.w;
         for s in t.segments {
             for k in 0..s.groups {
                 // SAFETY: `w` advances by `LANES` per k-group, within the weights of the segments.
-                let row = unsafe { w.cast::<[i8; LANES]>().read() };
+                let row = unsafe { w.cast::<[i16; LANES]>().read() };
                 w = w.wrapping_add(LANES);
                 for (x, sum) in t.x.iter().zip(&mut sum) {
                     // SAFETY: pixels beyond `t.pixels` repeat a valid one, and `k < s.groups`.
                     let x = i16::from(unsafe { *x.add(s.offset + k) });
-                    for (sum, w) in sum.iter_mut().zip(row) {
-                        *sum += i32::from(x * i16::from(w));
+                    // At most 254 * 127 each.
+                    let products = row.map(|w| x.wrapping_mul(w));
+                    for (sum, product) in sum.iter_mut().zip(products) {
+                        *sum = sum.wrapping_add(i32::from(product));
                     }
                 }
             }
@@ -97,6 +101,7 @@ impl Micro for Word {
     }
 
     unsafe fn tile(&self, t: &Tile<'_, Self>) {
+        debug_assert_eq!(t.vectors, 1);
         let mut sum = [[0u64; 4]; P];
         let mut w = t.w;
         for s in t.segments {

@@ -34,7 +34,7 @@ impl PackedWeights {
             Isa::Avx512 => conv::pack::<avx512::Residue, _>(conv, w, map),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => conv::pack::<avx2::Residue, _>(conv, w, map),
-            _ => conv::pack::<portable::Residue, _>(conv, w, map),
+            _ => conv::pack::<portable::Residue, _>(conv, w, |v| i16::from(map(v))),
         };
         Self { isa, m, shape, packed }
     }
@@ -98,18 +98,4 @@ pub(super) fn reduce32(v: u32, m: u8, magic: u32) -> u8 {
     let q = ((u64::from(v) * u64::from(magic)) >> 32) as u32;
     let r = v.wrapping_sub(q.wrapping_mul(u32::from(m)));
     r.min(r.wrapping_sub(u32::from(m))) as u8
-}
-
-/// `v mod m` for any `v < 2^16`, given `magic16(m)`.
-#[inline(always)]
-pub(super) fn reduce16(v: u16, m: u8, magic: u16) -> u8 {
-    let r = lazy16(v, m, magic);
-    r.min(r.wrapping_sub(u16::from(m))) as u8
-}
-
-/// A representative of `v` in `[0, 2m)`.
-#[inline(always)]
-pub(super) fn lazy16(v: u16, m: u8, magic: u16) -> u16 {
-    let q = ((u32::from(v) * u32::from(magic)) >> 16) as u16;
-    v.wrapping_sub(q.wrapping_mul(u16::from(m)))
 }
