@@ -22,4 +22,5 @@ pub use client::Client;
 pub use config::{Cluster, NodeConfig, Role};
 pub use error::{Code, Error, Result};
 pub use identity::{Identity, Pin};
+pub use local::LocalCluster;
 pub use node::Node;

@@ -5,6 +5,8 @@
 //! bytes, and arrives half a round trip later; the receiver's clock then is at least there. Parties take turns
 //! computing, so that on a small machine none is charged for the work of another.
 
+mod cluster;
+
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,8 @@ use sharelens_protocol::channel::{HEADER_BYTES, check_header, header};
 use sharelens_protocol::{Channel, Error, Result, Step};
 
 use crate::transport::Traffic;
+
+pub use cluster::{LocalCluster, LocalRun};
 
 /// What a network is like, in each direction.
 #[derive(Clone, Copy, Debug, PartialEq)]
