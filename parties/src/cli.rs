@@ -5,6 +5,7 @@ mod demo;
 mod infer;
 mod model;
 mod node;
+mod result;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -2,6 +2,8 @@
 
 mod sharing;
 
+use std::collections::BTreeMap;
+
 use futures::executor::block_on;
 use sharelens_models::{Arithmetic, Manifest, run};
 use sharelens_ops::planner::Length;
@@ -9,7 +11,7 @@ use sharelens_ops::{Planner, Secure};
 use sharelens_protocol::bilinear::{self, Linear, Mask, Resident};
 use sharelens_protocol::compare::Rounds;
 use sharelens_protocol::correlation::{Plan, SecureRing, Store};
-use sharelens_protocol::cost::Ledger;
+use sharelens_protocol::cost::{Cost, Ledger};
 use sharelens_protocol::prg::{Prg, Purpose, Seed};
 use sharelens_protocol::ring::{Full, Range, Rns, Z64};
 use sharelens_protocol::{Channel, Error, Party, Result, Server, Share, Step, share};
@@ -21,6 +23,24 @@ pub use sharing::{decode_manifest, encode_manifest, open_result, share_image, sh
 /// The engine of this version.
 pub const fn runner() -> impl Runner {
     Engine
+}
+
+/// What each layer of a manifest will cost.
+///
+/// # Errors
+/// [`crate::Error::Protocol`] if the program does not hold together.
+pub fn plan(manifest: &Manifest) -> crate::Result<BTreeMap<u32, Cost>> {
+    let manifest = manifest.clone();
+    Ok(match &manifest.arithmetic {
+        Arithmetic::Rns(moduli) => {
+            let model = Model::new(Rns::new(moduli.clone())?, manifest)?;
+            model.plan.costs(&model.ring)
+        }
+        Arithmetic::Z64 => {
+            let model = Model::new(Z64::new(), manifest)?;
+            model.plan.costs(&model.ring)
+        }
+    })
 }
 
 /// What all nodes agree on for links of any kind.

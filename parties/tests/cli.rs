@@ -118,3 +118,60 @@ fn mistakes_are_one_sentence() {
     assert!(fails(&["cluster", "verify", "/nowhere/cluster.toml"]).contains("/nowhere/cluster.toml"));
     assert!(!sharelens(&["node", "init", "--role", "king"]).status.success());
 }
+
+fn demo(args: &[&str]) -> serde_json::Value {
+    let out = tempfile::tempdir().unwrap();
+    let text = ok(&[&["demo", "classify", "--json", "--out", out.path().to_str().unwrap()], args].concat());
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let written = std::fs::read_to_string(out.path().join("result.json")).unwrap();
+    assert_eq!(json, serde_json::from_str::<serde_json::Value>(&written).unwrap());
+    json
+}
+
+#[test]
+fn the_demo_classifies() {
+    for (ring, largest) in [("rns", 0.1), ("z64", 0.1)] {
+        let json = demo(&["--ring", ring, "--wan", "50ms,400"]);
+        assert_eq!((json["ring"].as_str(), json["mode"].as_str()), (Some(ring), Some("three")));
+        assert_eq!(json["result"]["class"], json["float"]["class"]);
+        assert_eq!(json["result"]["label"], json["plain"]["label"]);
+        assert!(json["max_abs_error"].as_f64().unwrap() < largest, "{}", json["max_abs_error"]);
+        let online = &json["cost"]["online"];
+        let layers = json["cost"]["layers"].as_array().unwrap();
+        let sum = |key: &str| layers.iter().map(|l| l[key].as_u64().unwrap()).sum::<u64>();
+        // What the ledger counts is what went over the wire, to the byte.
+        assert_eq!(Some(sum("bytes")), online["bytes"]["server0"].as_u64());
+        assert_eq!(online["bytes"]["server0"], online["bytes"]["server1"]);
+        assert_eq!(Some(sum("rounds")), online["rounds"].as_u64());
+        // And what was planned is what happened.
+        assert_eq!(
+            (&json["wan"]["rounds"], &json["wan"]["bytes"]),
+            (&online["rounds"], &online["bytes"]["server0"])
+        );
+        assert_eq!(json["wan"]["dealt_bytes"], json["cost"]["offline"]["bytes"]["helper"]);
+    }
+}
+
+#[test]
+fn the_demo_leaves_no_process_behind() {
+    let out = tempfile::tempdir().unwrap();
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_sharelens"))
+        .args(["demo", "classify", "--out", out.path().to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(demo.stdout.take().unwrap()), &mut line)
+        .unwrap();
+    let address = line.split_whitespace().find(|w| w.starts_with("127.0.0.1:")).unwrap().to_string();
+    assert!(std::net::UdpSocket::bind(&address).is_err(), "server 0 listens");
+    // The hardest end: no signal handler runs, the nodes notice by themselves.
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while std::net::UdpSocket::bind(&address).is_err() {
+        assert!(Instant::now() < deadline, "server 0 is still there");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

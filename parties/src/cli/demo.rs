@@ -1,17 +1,21 @@
 //! `demo`: three real nodes on this machine.
 
+mod shipped;
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use sharelens::config::Card;
-use sharelens::{Cluster, Role};
+use sharelens::config::{Card, LinkConfig};
+use sharelens::control::ModelId;
+use sharelens::{Cluster, Identity, Role};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::{Mode, RingName, Ui, Wan};
+use super::{Mode, RingName, Ui, Wan, infer, model, result, show};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum What {
@@ -73,9 +77,58 @@ impl Demo {
                 &card.pin.to_string()[..4]
             ));
         }
+        let scratch = tempfile::tempdir()?;
+        let image = match &self.image {
+            Some(image) => image.clone(),
+            None => shipped::image(scratch.path())?,
+        };
+        let prepared = match &self.model {
+            Some(file) => model::load(file)?,
+            // Calibration computes for a moment; the network threads have other work.
+            None => tokio::task::spawn_blocking(shipped::model).await??,
+        };
+        let name = prepared.config().name.clone();
+        let input = model::input(prepared.config().preprocess.as_ref(), &image)?;
+        ui.say(format_args!("  model     {name}   image  {}", file_name(&image)));
+
+        let identity = Arc::new(Identity::generate()?);
+        let id = ModelId { name: "demo".into(), version: 1 };
+        model::share(&prepared, self.ring, &nodes.cluster, &id, identity.clone(), ui).await?;
+        let client = infer::connect(&nodes.cluster, identity, &LinkConfig::default()).await?;
+        let done = infer::infer(&client, &id.name, None, &image, ui).await?;
+        client.close().await;
         nodes.stop().await;
-        bail!("the nodes work, but running models is not in this version")
+
+        let twin = prepared.twin(&model::arithmetic(&prepared, self.ring))?;
+        let (plain, float) = (twin.run(&input)?, prepared.float(&input)?);
+        let mut json = done.json(if self.image.is_some() { &image } else { Path::new(shipped::IMAGE.0) })?;
+        json["model"] = name.into();
+        json["plain"] = result::result(&done.manifest, &plain)?;
+        json["float"] = result::result(&done.manifest, &float)?;
+        json["max_abs_error"] = result::max_abs_error(&done.outputs, &plain).into();
+        if let Some(wan) = self.wan {
+            json["wan"] = infer::plan(&done.manifest, wan.rtt_ms, wan.mbit)?["total"].clone();
+        }
+        std::fs::create_dir_all(&self.out).with_context(|| show(&self.out))?;
+        let file = self.out.join("result.json");
+        std::fs::write(&file, serde_json::to_string_pretty(&json)?).with_context(|| show(&file))?;
+        ui.say(result::cost_words(&json["cost"], true));
+        if let Some(wan) = self.wan {
+            let seconds = json["wan"]["seconds"].as_f64().unwrap_or(f64::NAN);
+            ui.say(format_args!(
+                "  over {} ms and {} Mbit/s the links would add {seconds:.3} s to the online phase",
+                wan.rtt_ms, wan.mbit
+            ));
+        }
+        let mut text = result::words(&json["result"]);
+        let differs = json["max_abs_error"].as_f64().unwrap_or(f64::NAN);
+        text += &format!("\n  plaintext differs by at most {differs:.6}\n  wrote {}", show(&file));
+        ui.result(&json, text)
     }
+}
+
+fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy()
 }
 
 /// Three nodes as child processes, killed when this is dropped. They also stop by themselves when this process

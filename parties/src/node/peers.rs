@@ -98,7 +98,7 @@ pub async fn keep_connected<R: Runner>(inner: Arc<Inner<R>>, peer: Role) {
                 if *inner.draining.borrow() {
                     return;
                 }
-                tracing::warn!("{e}");
+                note(&connection, &e);
             }
             Err(e) => {
                 // Being late is reported every few seconds anyway; a wrong key once, and at once.
@@ -111,6 +111,15 @@ pub async fn keep_connected<R: Runner>(inner: Arc<Inner<R>>, peer: Role) {
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Logs the end of a connection; a peer that was stopped in order is no reason to worry.
+fn note(connection: &Connection, e: &Error) {
+    if connection.was_drained() {
+        tracing::info!("{} was stopped", connection.peer());
+    } else {
+        tracing::warn!("{e}");
     }
 }
 
@@ -157,7 +166,7 @@ pub async fn greeted<R: Runner>(
     tokio::spawn(async move {
         let e = connection.closed().await;
         if !*inner.draining.borrow() {
-            tracing::warn!("{e}");
+            note(&connection, &e);
         }
         inner.peers.lost(role, boot);
     });

@@ -247,6 +247,16 @@ impl Connection {
         lost(&self.peer, &self.inner.closed().await)
     }
 
+    /// Whether the peer closed the connection because it shuts down.
+    pub fn was_drained(&self) -> bool {
+        match self.inner.close_reason() {
+            Some(ConnectionError::ApplicationClosed(close)) => {
+                Code::from_wire(close.error_code.into_inner()) == Code::Draining
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the connection is still there.
     pub fn is_open(&self) -> bool {
         self.inner.close_reason().is_none()
