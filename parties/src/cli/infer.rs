@@ -106,7 +106,7 @@ pub async fn infer(client: &Client, name: &str, version: Option<u32>, image: &Pa
     let share = |accepted: &Accepted| {
         let accepted = engine::decode_manifest(&accepted.manifest)?;
         let input = model::input(accepted.config.preprocess.as_ref(), image)
-            .map_err(|e| Error::Config { file: show(image), reason: format!("{e:#}") })?;
+            .map_err(|e| Error::Config { file: "the image".into(), reason: format!("{e:#}") })?;
         let shared = engine::share_image(&accepted, &input);
         manifest = Some(accepted);
         shared
@@ -143,27 +143,33 @@ impl Infer {
         };
         super::runtime()?.block_on(async {
             let client = connect(&cluster, identity, &link).await?;
-            let mut all = Vec::new();
-            for image in &self.images {
-                let done = infer(&client, &self.model, self.version, image, ui)
-                    .await
-                    .with_context(|| show(image))?;
-                let json = done.json(image)?;
-                ui.say(format_args!("{}\n{}", show(image), result::words(&json["result"])));
-                ui.say(result::cost_words(&json["cost"], false));
-                if let Some(out) = &self.out {
-                    let file = out.join(image.file_stem().unwrap_or_default()).with_extension("json");
-                    std::fs::write(&file, serde_json::to_string_pretty(&json)?)
-                        .with_context(|| show(&file))?;
-                }
-                if ui.quiet && !ui.json {
-                    println!("{}", result::words(&json["result"]).trim());
-                }
-                all.push(json);
-            }
+            let all = tokio::select! {
+                all = self.all(&client, ui) => all,
+                _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+            };
+            // Also after an error: the servers need not wait for a client that is gone.
             client.close().await;
-            print_all(ui, all)
+            print_all(ui, all?)
         })
+    }
+
+    async fn all(&self, client: &Client, ui: Ui) -> Result<Vec<Value>> {
+        let mut all = Vec::new();
+        for image in &self.images {
+            let done = infer(client, &self.model, self.version, image, ui).await?;
+            let json = done.json(image)?;
+            ui.say(format_args!("{}\n{}", show(image), result::words(&json["result"])));
+            ui.say(result::cost_words(&json["cost"], false));
+            if let Some(out) = &self.out {
+                let file = out.join(image.file_stem().unwrap_or_default()).with_extension("json");
+                std::fs::write(&file, serde_json::to_string_pretty(&json)?).with_context(|| show(&file))?;
+            }
+            if ui.quiet && !ui.json {
+                println!("{}", result::words(&json["result"]).trim());
+            }
+            all.push(json);
+        }
+        Ok(all)
     }
 }
 

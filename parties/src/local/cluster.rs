@@ -176,9 +176,7 @@ fn seeds() -> Result<[Seed; 2]> {
 fn both<T>(a: Result<T>, b: Result<T>) -> Result<[T; 2]> {
     match (a, b) {
         (Ok(a), Ok(b)) => Ok([a, b]),
-        (Err(e), Err(other)) if matches!(e, Error::Protocol(sharelens_protocol::Error::Link { .. })) => {
-            Err(other)
-        }
+        (Err(Error::Protocol(sharelens_protocol::Error::Link { .. })), Err(other)) => Err(other),
         (Err(e), _) | (_, Err(e)) => Err(e),
     }
 }
