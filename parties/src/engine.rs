@@ -13,6 +13,7 @@ use sharelens_protocol::compare::Rounds;
 use sharelens_protocol::correlation::{Plan, SecureRing, Store};
 use sharelens_protocol::cost::{Cost, Ledger};
 use sharelens_protocol::prg::{Prg, Purpose, Seed};
+use sharelens_protocol::refresh;
 use sharelens_protocol::ring::{Full, Range, Rns, Z64};
 use sharelens_protocol::{Channel, Error, Party, Result, Server, Share, Step, share};
 
@@ -86,8 +87,9 @@ impl<R: SecureRing> Model<R> {
         let program = &manifest.program;
         let mut planner = Planner::<R>::new(ROUNDS);
         block_on(run(program, &mut planner, Length::new(program.input_len()), |_| {}))?;
-        let maps = program.linear_maps();
-        Ok(Self { ring, plan: planner.finish(), maps, manifest })
+        let (maps, plan) = (program.linear_maps(), planner.finish());
+        plan.check(&ring)?;
+        Ok(Self { ring, plan, maps, manifest })
     }
 
     fn sizes(&self) -> Sizes {
@@ -119,22 +121,23 @@ impl<R: SecureRing> Model<R> {
         share: &InputShare,
         mask: &Prg,
         channel: &mut C,
-    ) -> Result<Vec<Resident<R>>> {
+    ) -> Result<Loaded<R>> {
         let mut ledger = Ledger::default();
         let mut party = Party { ring: &self.ring, role, channel, ledger: &mut ledger };
         let mut residents = Vec::with_capacity(self.maps.len());
         for (map, [weight, bias]) in self.maps.iter().zip(self.weights(share)?) {
             residents.push(bilinear::load(&mut party, map, mask, weight.into(), bias.into()).await?);
         }
-        Ok(residents)
+        Ok(Loaded { residents, pair: refresh::agree(&mut party).await? })
     }
 
     async fn online<C: Channel>(
         &self,
         role: Server,
-        weights: &[Resident<R>],
+        weights: &Loaded<R>,
         store: &Store<R>,
         image: &InputShare,
+        context: &[u8],
         channel: &mut C,
     ) -> Result<(Vec<u8>, Ledger)> {
         let program = &self.manifest.program;
@@ -145,18 +148,34 @@ impl<R: SecureRing> Model<R> {
         )?;
         let (mut ledger, mut times) = (Ledger::default(), Vec::new());
         let party = Party { ring: &self.ring, role, channel, ledger: &mut ledger };
-        let mut engine = Secure::new(party, weights, store, ROUNDS);
+        let mut engine = Secure::new(party, &weights.residents, store, ROUNDS);
         let on_layer = |p: sharelens_models::program::Progress<'_>| times.push((p.index, p.elapsed));
         let outputs = run(program, &mut engine, Share::<R, Full>::new(input), on_layer).await?;
         if !store.is_spent() {
             let reason = "left over after the run".into();
             return Err(Error::Correlation { step: Step::layer(program.layers.len() as u32), reason });
         }
+        let pair = weights.pair.prg(context);
+        let mut bytes = Vec::new();
+        for (call, output) in (0..).zip(outputs) {
+            // No layer has this index.
+            let at = Step::layer(u32::MAX).call(call);
+            let output = refresh::refresh(engine.party(), at, &pair, output);
+            bytes.extend_from_slice(bytemuck::cast_slice(output.words()));
+        }
         for (index, elapsed) in times {
             ledger.layer(index as u32).seconds += elapsed.as_secs_f64();
         }
-        Ok((outputs.iter().flat_map(|o| share::to_bytes(o.words())).collect(), ledger))
+        store.enter_dealt(&mut ledger);
+        Ok((bytes, ledger))
     }
+}
+
+/// A model at a server, for as long as it is loaded.
+struct Loaded<R: SecureRing> {
+    residents: Vec<Resident<R>>,
+    /// Known to both servers and not to the helper.
+    pair: Seed,
 }
 
 /// Reads vectors one after the other out of a share.
@@ -198,7 +217,7 @@ impl<'a, R: SecureRing> Reader<'a, R> {
 
 impl Runner for Engine {
     type Model = InRing<Model<Rns>, Model<Z64>>;
-    type Weights = InRing<Vec<Resident<Rns>>, Vec<Resident<Z64>>>;
+    type Weights = InRing<Loaded<Rns>, Loaded<Z64>>;
     type Masks = InRing<Vec<Mask<Rns>>, Vec<Mask<Z64>>>;
     type Store = InRing<Store<Rns>, Store<Z64>>;
 
@@ -255,7 +274,7 @@ impl Runner for Engine {
     async fn prepare<C: Channel>(&self, run: Run<'_, Self>, seed: &Seed, helper: &mut C) -> Result<()> {
         let prg = seed.prg(run.context);
         in_ring!(run.model, run.weights, run.store => |m, weights, store| {
-            let resident = |w: u32| weights.get(w as usize);
+            let resident = |w: u32| weights.residents.get(w as usize);
             m.plan.prepare(&m.ring, run.server, &prg, resident, helper, store).await
         })
     }
@@ -271,7 +290,7 @@ impl Runner for Engine {
         peer: &mut C,
     ) -> Result<(Vec<u8>, Ledger)> {
         in_ring!(run.model, run.weights, run.store => |m, weights, store| {
-            m.online(run.server, weights, store, &image, peer).await
+            m.online(run.server, weights, store, &image, run.context, peer).await
         })
     }
 

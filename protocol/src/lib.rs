@@ -16,6 +16,7 @@ pub mod error;
 pub mod mul;
 pub mod party;
 pub mod prg;
+pub mod refresh;
 pub mod ring;
 pub mod role;
 pub mod secret;
