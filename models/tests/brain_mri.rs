@@ -2,6 +2,7 @@
 //! against floats, files and manifests against damage.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use safetensors::SafeTensors;
 use sharelens_models::image::Picture;
@@ -43,8 +44,12 @@ fn difference(a: &[f64], b: &[f64]) -> f64 {
 }
 
 fn ready() -> Prepared {
-    let model = model();
-    prepare(&model, &pictures(&model), &Options::default()).expect("there is room").0
+    static READY: OnceLock<Prepared> = OnceLock::new();
+    let prepare = || {
+        let model = model();
+        prepare(&model, &pictures(&model), &Options::default()).expect("there is room").0
+    };
+    READY.get_or_init(prepare).clone()
 }
 
 #[test]
@@ -166,7 +171,8 @@ fn manifests_of_a_peer_are_checked() {
     let json = serde_json::to_string(&good).expect("writes");
     let back: Manifest = serde_json::from_str(&json).expect("reads");
     assert_eq!(back, good);
-    let spoil: &[(&str, fn(&mut Manifest))] = &[
+    type Spoil = (&'static str, fn(&mut Manifest));
+    let spoil: &[Spoil] = &[
         ("version", |m| m.version = 7),
         ("divisor", |m| m.program.divisor += 1),
         ("moduli", |m| m.arithmetic = Arithmetic::Rns(Moduli { p: vec![255, 253], q: vec![2] })),
