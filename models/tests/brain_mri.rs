@@ -211,3 +211,22 @@ fn manifests_of_a_peer_are_checked() {
     }
     assert!(good.decode(0, &[0; 3]).is_err() && good.decode(1, &[0; 4]).is_err());
 }
+
+#[test]
+fn planning_needs_the_manifest_alone() {
+    use sharelens_ops::planner::{Length, Planner};
+    use sharelens_protocol::compare::Rounds;
+    use sharelens_protocol::ring::Rns;
+
+    let manifest = ready().manifest().expect("valid");
+    let mut planner = Planner::<Rns>::new(Rounds::Balanced);
+    let input = Length::new(manifest.program.input_len());
+    let mut layers = 0;
+    let run = sharelens_models::run(&manifest.program, &mut planner, input, |_| layers += 1);
+    let outputs = futures::executor::block_on(run).expect("lengths fit");
+    assert_eq!((outputs, layers), (vec![Length::new(4)], manifest.program.layers.len()));
+    // Six linear layers, five ReLUs, four pools of two levels; everything else is local.
+    let plan = planner.finish();
+    assert_eq!(plan.maps().count(), 6);
+    assert_eq!(plan.demands().len(), 6 + 5 + 4 * 2);
+}
