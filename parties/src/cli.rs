@@ -1,0 +1,242 @@
+//! The command line: arguments, output, and one module per group of commands.
+
+mod cluster;
+mod demo;
+mod infer;
+mod model;
+mod node;
+mod result;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use sharelens::Identity;
+use tracing_subscriber::EnvFilter;
+
+/// Run neural networks on medical images that nobody but you can see.
+#[derive(Debug, Parser)]
+#[command(name = "sharelens", version)]
+pub struct Args {
+    /// Print one JSON document on standard output and nothing else there.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print results only.
+    #[arg(long, global = true)]
+    quiet: bool,
+    /// What to log on standard error: error, warn, info, debug, trace, or a filter.
+    #[arg(long, global = true, value_name = "LEVEL", env = "SHARELENS_LOG")]
+    log: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Set up and run a node.
+    #[command(subcommand)]
+    Node(node::Command),
+    /// Bring three nodes together.
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    /// Prepare and share a model.
+    #[command(subcommand)]
+    Model(model::Command),
+    /// Run a shared model on images.
+    Infer(infer::Infer),
+    /// Run a model in the clear, with the same arithmetic.
+    Plain(infer::Plain),
+    /// Predict rounds, bytes and time of a model, without any party.
+    Plan(infer::Plan),
+    /// Try everything on this machine.
+    Demo(demo::Demo),
+}
+
+/// How to talk to the user.
+#[derive(Clone, Copy, Debug)]
+pub struct Ui {
+    json: bool,
+    quiet: bool,
+}
+
+impl Ui {
+    /// A line for people; not with `--json` or `--quiet`.
+    pub fn say(self, line: impl std::fmt::Display) {
+        if !self.json && !self.quiet {
+            println!("{line}");
+        }
+    }
+
+    /// The result: one JSON document with `--json`, the text otherwise.
+    pub fn result(self, value: &impl Serialize, text: impl std::fmt::Display) -> Result<()> {
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(value)?);
+        } else {
+            println!("{text}");
+        }
+        Ok(())
+    }
+
+    /// A progress bar on a terminal, nothing elsewhere.
+    pub fn progress(self, length: u64, what: &'static str) -> indicatif::ProgressBar {
+        use std::io::IsTerminal;
+        if self.json || self.quiet || !std::io::stderr().is_terminal() {
+            return indicatif::ProgressBar::hidden();
+        }
+        let style = indicatif::ProgressStyle::with_template("{msg:>16} {wide_bar} {percent:>3} % {eta}");
+        let bar = indicatif::ProgressBar::new(length).with_message(what);
+        match style {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        }
+    }
+}
+
+/// Runs a command.
+pub fn run(args: Args) -> Result<()> {
+    let ui = Ui { json: args.json, quiet: args.quiet };
+    let log = args.log.as_deref();
+    if !matches!(args.command, Command::Node(node::Command::Run(_))) {
+        start_log(log.unwrap_or("warn"), false)?;
+    }
+    match args.command {
+        Command::Node(command) => node::run(command, ui, log),
+        Command::Cluster(command) => cluster::run(command, ui),
+        Command::Model(command) => model::run(command, ui),
+        Command::Infer(command) => command.run(ui),
+        Command::Plain(command) => command.run(ui),
+        Command::Plan(command) => command.run(ui),
+        Command::Demo(command) => command.run(ui),
+    }
+}
+
+fn start_log(level: &str, json: bool) -> Result<()> {
+    let filter = EnvFilter::try_new(level).with_context(|| format!("log level {level:?}"))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false);
+    let started = if json { log.json().try_init() } else { log.try_init() };
+    started.map_err(|e| anyhow::anyhow!("the log could not be started: {e}"))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(2)
+        .thread_name("net")
+        .build()
+        .context("the runtime could not be started")
+}
+
+/// Where correlations come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// A third server deals them.
+    #[default]
+    Three,
+    /// The two servers make them by oblivious transfer.
+    Two,
+}
+
+impl Mode {
+    fn check(self) -> Result<()> {
+        match self {
+            Self::Three => Ok(()),
+            Self::Two => bail!("--mode two is not in this version: use --mode three"),
+        }
+    }
+}
+
+/// Which arithmetic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum RingName {
+    /// A residue number system of one-byte moduli.
+    #[default]
+    Rns,
+    /// Integers modulo 2^64, for comparison.
+    Z64,
+}
+
+/// A link to reckon with: `RTTms,MBIT`, as `50ms,400`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Wan {
+    rtt_ms: f64,
+    mbit: f64,
+}
+
+impl std::str::FromStr for Wan {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (rtt, mbit) = text.split_once([',', ':'])?;
+            let rtt_ms: f64 = rtt.trim().strip_suffix("ms").unwrap_or(rtt).trim().parse().ok()?;
+            let mbit: f64 = mbit.trim().strip_suffix("mbit").unwrap_or(mbit).trim().parse().ok()?;
+            (rtt_ms >= 0.0 && rtt_ms.is_finite() && mbit > 0.0 && mbit.is_finite())
+                .then_some(Self { rtt_ms, mbit })
+        };
+        parse().ok_or_else(|| format!("{text:?} is not of the form RTTms,MBIT, as 50ms,400"))
+    }
+}
+
+/// The key of a client or an owner: `--key`, or one in the user's directory, made on first use.
+#[derive(Clone, Debug, clap::Args)]
+struct KeyArgs {
+    /// Private key to use instead of the user's own.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Where the user's own key is kept [default: $XDG_CONFIG_HOME/sharelens or ~/.config/sharelens].
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl KeyArgs {
+    fn identity(&self) -> Result<Arc<Identity>> {
+        if let Some(file) = &self.key {
+            return Ok(Arc::new(Identity::load(file)?));
+        }
+        let dir = match &self.dir {
+            Some(dir) => dir.clone(),
+            None => config_dir().context("neither XDG_CONFIG_HOME nor HOME is set: give --key or --dir")?,
+        };
+        Ok(Arc::new(Identity::load_or_create(&dir.join("client.key"))?))
+    }
+}
+
+fn config_dir() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    absolute("XDG_CONFIG_HOME")
+        .or_else(|| Some(absolute("HOME")?.join(".config")))
+        .map(|p| p.join("sharelens"))
+}
+
+/// What a file is called in messages.
+fn show(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn links() {
+        let wan: Wan = "50ms,400".parse().unwrap();
+        assert_eq!(wan, Wan { rtt_ms: 50.0, mbit: 400.0 });
+        assert_eq!("50:400mbit".parse::<Wan>(), Ok(wan));
+        for bad in ["", "50", "50ms,0", "-1,4", "x,y", "1,inf"] {
+            assert!(bad.parse::<Wan>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! `infer`, `plain` and `plan`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::{Value, json};
+use sharelens::client::{Inference, Patience, Progress};
+use sharelens::config::LinkConfig;
+use sharelens::control::Accepted;
+use sharelens::{Client, Cluster, Error, Identity, Role, engine};
+use sharelens_models::Manifest;
+
+use super::{KeyArgs, Mode, RingName, Ui, model, result, show};
+
+#[derive(Debug, Args)]
+pub struct Infer {
+    /// The nodes.
+    #[arg(long, default_value = "cluster.toml")]
+    cluster: PathBuf,
+    /// Name of the model.
+    #[arg(long)]
+    model: String,
+    /// Which version; the newest by default.
+    #[arg(long)]
+    version: Option<u32>,
+    /// Images.
+    #[arg(required = true)]
+    images: Vec<PathBuf>,
+    /// Where to write results, one JSON file per image.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Where correlations come from.
+    #[arg(long, value_enum, default_value_t)]
+    mode: Mode,
+    /// Round-trip time and bandwidth to the servers, for the timers of the connection.
+    #[arg(long, value_name = "RTTms,MBIT")]
+    wan: Option<super::Wan>,
+    #[command(flatten)]
+    key: KeyArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct Plain {
+    /// A prepared model.
+    model: PathBuf,
+    /// Images.
+    #[arg(required = true)]
+    images: Vec<PathBuf>,
+    /// Which arithmetic.
+    #[arg(long, value_enum, default_value_t)]
+    ring: RingName,
+}
+
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// A prepared model.
+    model: PathBuf,
+    /// Round-trip time in milliseconds.
+    #[arg(long, default_value_t = 1.0)]
+    rtt: f64,
+    /// Bandwidth in Mbit/s.
+    #[arg(long, default_value_t = 1000.0)]
+    mbit: f64,
+    /// Which arithmetic.
+    #[arg(long, value_enum, default_value_t)]
+    ring: RingName,
+}
+
+/// One image's result.
+pub struct Done {
+    /// What the model says about itself.
+    pub manifest: Manifest,
+    /// The outputs before the final activation.
+    pub outputs: Vec<Vec<f64>>,
+    /// Shares and reports.
+    pub inference: Inference,
+}
+
+impl Done {
+    /// The document of `--json`.
+    pub fn json(&self, image: &Path) -> Result<Value> {
+        Ok(json!({
+            "model": self.inference.model.name,
+            "version": self.inference.model.version,
+            "mode": "three",
+            "ring": result::ring(&self.manifest),
+            "image": show(image),
+            "result": result::result(&self.manifest, &self.outputs)?,
+            "cost": result::cost(&self.manifest, &self.inference),
+        }))
+    }
+}
+
+/// Connects to both servers.
+pub async fn connect(cluster: &Cluster, identity: Arc<Identity>, link: &LinkConfig) -> Result<Client> {
+    let servers = [Role::Server0, Role::Server1];
+    Ok(Client::connect(cluster, &servers, identity, link, Patience::default()).await?)
+}
+
+/// Runs a shared model on one image.
+pub async fn infer(client: &Client, name: &str, version: Option<u32>, image: &Path, ui: Ui) -> Result<Done> {
+    let bar = ui.progress(4, "sharing");
+    let mut manifest = None;
+    let share = |accepted: &Accepted| {
+        let accepted = engine::decode_manifest(&accepted.manifest)?;
+        let input = model::input(accepted.config.preprocess.as_ref(), image)
+            .map_err(|e| Error::Config { file: "the image".into(), reason: format!("{e:#}") })?;
+        let shared = engine::share_image(&accepted, &input);
+        manifest = Some(accepted);
+        shared
+    };
+    let progress = |at: Progress| {
+        bar.inc(1);
+        bar.set_message(match at {
+            Progress::Accepted => "preprocessing",
+            Progress::Ready => "sending",
+            Progress::Sent => "computing",
+        });
+    };
+    let inference = client.infer(name, version, share, progress).await;
+    bar.finish_and_clear();
+    let (inference, manifest) = (inference?, manifest.context("no manifest came")?);
+    let [a, b] = &inference.outputs;
+    let outputs = engine::open_result(&manifest, [a, b])?;
+    Ok(Done { manifest, outputs, inference })
+}
+
+impl Infer {
+    pub fn run(self, ui: Ui) -> Result<()> {
+        self.mode.check()?;
+        let cluster = Cluster::load(&self.cluster)?;
+        let identity = self.key.identity()?;
+        if let Some(out) = &self.out {
+            std::fs::create_dir_all(out).with_context(|| show(out))?;
+        }
+        let link = match self.wan {
+            Some(wan) => {
+                LinkConfig { rtt_ms: wan.rtt_ms.max(0.1), bandwidth_mbit: wan.mbit, ..LinkConfig::default() }
+            }
+            None => LinkConfig::default(),
+        };
+        super::runtime()?.block_on(async {
+            let client = connect(&cluster, identity, &link).await?;
+            let all = tokio::select! {
+                all = self.all(&client, ui) => all,
+                _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+            };
+            // Also after an error: the servers need not wait for a client that is gone.
+            client.close().await;
+            print_all(ui, all?)
+        })
+    }
+
+    async fn all(&self, client: &Client, ui: Ui) -> Result<Vec<Value>> {
+        let mut all = Vec::new();
+        for image in &self.images {
+            let done = infer(client, &self.model, self.version, image, ui).await?;
+            let json = done.json(image)?;
+            ui.say(format_args!("{}\n{}", show(image), result::words(&json["result"])));
+            ui.say(result::cost_words(&json["cost"], false));
+            if let Some(out) = &self.out {
+                let file = out.join(image.file_stem().unwrap_or_default()).with_extension("json");
+                std::fs::write(&file, serde_json::to_string_pretty(&json)?).with_context(|| show(&file))?;
+            }
+            if ui.quiet && !ui.json {
+                println!("{}", result::words(&json["result"]).trim());
+            }
+            all.push(json);
+        }
+        Ok(all)
+    }
+}
+
+/// With `--json`: the document of one image, or a list of several.
+fn print_all(ui: Ui, mut all: Vec<Value>) -> Result<()> {
+    if ui.json {
+        let document = if all.len() == 1 { all.remove(0) } else { Value::Array(all) };
+        println!("{}", serde_json::to_string_pretty(&document)?);
+    }
+    Ok(())
+}
+
+impl Plain {
+    pub fn run(self, ui: Ui) -> Result<()> {
+        let prepared = model::load(&self.model)?;
+        let twin = prepared.twin(&model::arithmetic(&prepared, self.ring))?;
+        let manifest = twin.manifest();
+        let mut all = Vec::new();
+        for image in &self.images {
+            let input = model::input(manifest.config.preprocess.as_ref(), image)?;
+            let (plain, float) = (twin.run(&input)?, prepared.float(&input)?);
+            let json = json!({
+                "model": manifest.config.name,
+                "ring": result::ring(manifest),
+                "image": show(image),
+                "result": result::result(manifest, &plain)?,
+                "float": result::result(manifest, &float)?,
+                "max_abs_error": result::max_abs_error(&plain, &float),
+            });
+            if !ui.json {
+                println!("{}\n{}", show(image), result::words(&json["result"]));
+            }
+            all.push(json);
+        }
+        print_all(ui, all)
+    }
+}
+
+impl Plan {
+    pub fn run(self, ui: Ui) -> Result<()> {
+        if !(self.rtt >= 0.0 && self.mbit > 0.0) {
+            bail!("--rtt must not be negative, and --mbit must be above 0");
+        }
+        let prepared = model::load(&self.model)?;
+        let manifest = prepared.manifest_for(&model::arithmetic(&prepared, self.ring))?;
+        let document = plan(&manifest, self.rtt, self.mbit)?;
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::NOTHING).set_header([
+            "layer",
+            "op",
+            "rounds",
+            "MiB",
+            "dealt MiB",
+            "ms",
+        ]);
+        let mib = |v: &Value| format!("{:.3}", v.as_f64().unwrap_or(f64::NAN) / f64::from(1 << 20));
+        for l in document["layers"].as_array().into_iter().flatten() {
+            table.add_row([
+                l["name"].as_str().unwrap_or("").to_string(),
+                l["op"].as_str().unwrap_or("").to_string(),
+                l["rounds"].to_string(),
+                mib(&l["bytes"]),
+                mib(&l["dealt_bytes"]),
+                format!("{:.2}", l["seconds"].as_f64().unwrap_or(f64::NAN) * 1e3),
+            ]);
+        }
+        let total = &document["total"];
+        let text = format!(
+            "{table}\n{} rounds, {} MiB sent by each server, {} MiB dealt, {:.3} s on the link (computing not counted)",
+            total["rounds"],
+            mib(&total["bytes"]),
+            mib(&total["dealt_bytes"]),
+            total["seconds"].as_f64().unwrap_or(f64::NAN)
+        );
+        ui.result(&document, text)
+    }
+}
+
+/// Rounds, bytes and time on the link, by layer. A round is an exchange in both directions at once: half a round
+/// trip, and the bytes of one direction.
+pub fn plan(manifest: &Manifest, rtt_ms: f64, mbit: f64) -> Result<Value> {
+    let (mut layers, mut total) = (Vec::new(), (0, 0, 0, 0.0));
+    for (index, cost) in engine::plan(manifest)? {
+        let layer = manifest.program.layers.get(index as usize);
+        let framing = sharelens_protocol::channel::HEADER_BYTES as u64;
+        let (bytes, dealt) = (cost.bytes + framing * cost.messages, cost.dealt + framing * cost.deals);
+        let seconds = cost.rounds as f64 * rtt_ms / 2e3 + bytes as f64 * 8e-6 / mbit;
+        total = (total.0 + cost.rounds, total.1 + bytes, total.2 + dealt, total.3 + seconds);
+        layers.push(json!({
+            "name": layer.map(|l| &l.name),
+            "op": layer.map(|l| l.op.label()),
+            "shape": layer.map(|l| &l.shape),
+            "rounds": cost.rounds,
+            "bytes": bytes,
+            "dealt_bytes": dealt,
+            "seconds": seconds,
+        }));
+    }
+    Ok(json!({
+        "model": manifest.config.name,
+        "ring": result::ring(manifest),
+        "rtt_ms": rtt_ms,
+        "mbit": mbit,
+        "total": { "rounds": total.0, "bytes": total.1, "dealt_bytes": total.2, "seconds": total.3 },
+        "layers": layers,
+    }))
+}

@@ -1,0 +1,212 @@
+//! `model inspect`, `prepare`, `check` and `share`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use sharelens::client::Patience;
+use sharelens::config::LinkConfig;
+use sharelens::control::ModelId;
+use sharelens::{Client, Cluster, Identity, Role, engine};
+use sharelens_models::config::Preprocess;
+use sharelens_models::image::Picture;
+use sharelens_models::{Arithmetic, Model, Options, Prepared};
+
+use super::{KeyArgs, RingName, Ui, show};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Which operators are supported, parameters, multiplications.
+    Inspect {
+        /// An ONNX model.
+        model: PathBuf,
+    },
+    /// Fold, quantise and choose moduli.
+    Prepare(Prepare),
+    /// Compare the fixed-point model with the float one.
+    Check {
+        /// A prepared model.
+        model: PathBuf,
+        /// Directory of images.
+        #[arg(long, value_name = "DIR")]
+        images: PathBuf,
+    },
+    /// Share a prepared model among the nodes of a cluster.
+    Share(Share),
+}
+
+#[derive(Debug, Args)]
+pub struct Prepare {
+    /// An ONNX model.
+    model: PathBuf,
+    /// Its classes and preprocessing [default: config.json beside the model].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of images to calibrate with.
+    #[arg(long, value_name = "DIR")]
+    calibrate: PathBuf,
+    /// File to write.
+    #[arg(short, long)]
+    output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Share {
+    /// A prepared model.
+    model: PathBuf,
+    /// The nodes.
+    #[arg(long, default_value = "cluster.toml")]
+    cluster: PathBuf,
+    /// What clients will call it.
+    #[arg(long)]
+    name: String,
+    /// Which version of it.
+    #[arg(long, default_value_t = 1)]
+    version: u32,
+    /// Which arithmetic.
+    #[arg(long, value_enum, default_value_t)]
+    ring: RingName,
+    #[command(flatten)]
+    key: KeyArgs,
+}
+
+pub fn run(command: Command, ui: Ui) -> Result<()> {
+    match command {
+        Command::Inspect { model } => inspect(&model, ui),
+        Command::Prepare(prepare) => prepare.run(ui),
+        Command::Check { model, images } => check(&model, &images, ui),
+        Command::Share(share) => share.run(ui),
+    }
+}
+
+/// A prepared model's file.
+pub fn load(file: &Path) -> Result<Prepared> {
+    Prepared::load(file).with_context(|| show(file))
+}
+
+/// The ring to run a prepared model in.
+pub fn arithmetic(prepared: &Prepared, ring: RingName) -> Arithmetic {
+    match ring {
+        RingName::Rns => prepared.arithmetic().clone(),
+        RingName::Z64 => Arithmetic::Z64,
+    }
+}
+
+/// A picture as the input of a model. What decoding changed is logged.
+pub fn input(preprocess: Option<&Preprocess>, file: &Path) -> Result<Vec<f32>> {
+    let preprocess = preprocess.context("this model does not take pictures")?;
+    let picture = Picture::load(file)?;
+    for note in &picture.notes {
+        tracing::warn!("{}: {note}", show(file));
+    }
+    picture.input(preprocess).with_context(|| show(file))
+}
+
+/// All pictures of a directory, in the order of their names.
+pub fn inputs(preprocess: Option<&Preprocess>, dir: &Path) -> Result<Vec<Vec<f32>>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).with_context(|| show(dir))? {
+        let file = entry.with_context(|| show(dir))?.path();
+        let extension = file.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+        if matches!(extension.as_deref(), Some("png" | "jpg" | "jpeg")) {
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        bail!("{}: has no PNG or JPEG files", show(dir));
+    }
+    files.sort();
+    files.iter().map(|file| input(preprocess, file)).collect()
+}
+
+fn inspect(file: &Path, ui: Ui) -> Result<()> {
+    let inspection = sharelens_models::inspect(file).with_context(|| show(file))?;
+    let mut text = String::new();
+    for (operator, count) in &inspection.operators {
+        text += &format!("{count:>6}  {operator}\n");
+    }
+    for node in &inspection.unsupported {
+        text += &format!("not supported: {node:?}\n");
+    }
+    if let Some(n) = &inspection.network {
+        text += &format!(
+            "input {} {:?}, {} parameters, {} multiply-accumulates",
+            n.input, n.input_shape, n.parameters, n.macs
+        );
+    }
+    ui.result(&inspection, text.trim_end())
+}
+
+impl Prepare {
+    fn run(self, ui: Ui) -> Result<()> {
+        let model = Model::import(&self.model, self.config.as_deref()).with_context(|| show(&self.model))?;
+        let samples = inputs(model.config().preprocess.as_ref(), &self.calibrate)?;
+        let (prepared, report) = sharelens_models::prepare(&model, &samples, &Options::default())?;
+        prepared.save(&self.output).with_context(|| show(&self.output))?;
+        let mut text = String::new();
+        for refused in &report.refused {
+            text += &format!("turned down: {refused}\n");
+        }
+        let tightest = report.values.iter().min_by(|a, b| a.headroom.total_cmp(&b.headroom));
+        if let Some(t) = tightest {
+            text +=
+                &format!("least room: {} ({}), {:.2} times its calibrated range\n", t.name, t.op, t.headroom);
+        }
+        text += &format!(
+            "{}: {} bytes per element\nwrote {}",
+            report.arithmetic,
+            report.bytes_per_element,
+            show(&self.output)
+        );
+        ui.result(&report, text)
+    }
+}
+
+fn check(file: &Path, images: &Path, ui: Ui) -> Result<()> {
+    let prepared = load(file)?;
+    let inputs = inputs(prepared.config().preprocess.as_ref(), images)?;
+    let check = sharelens_models::check(&prepared, &inputs)?;
+    let mut text = format!(
+        "{} images: largest difference {:.6}, mean {:.6}",
+        check.inputs, check.max_error, check.mean_error
+    );
+    if let Some(same) = check.same_class {
+        text += &format!("\nsame class: {same} of {}", check.inputs);
+    }
+    text += &format!("\nleast room: {}, {:.2} times", check.tightest.layer, check.tightest.headroom);
+    ui.result(&check, text)
+}
+
+impl Share {
+    fn run(self, ui: Ui) -> Result<()> {
+        let prepared = load(&self.model)?;
+        let cluster = Cluster::load(&self.cluster)?;
+        let id = ModelId { name: self.name, version: self.version };
+        let identity = self.key.identity()?;
+        super::runtime()?.block_on(share(&prepared, self.ring, &cluster, &id, identity, ui))?;
+        let json = serde_json::json!({ "model": id.name, "version": id.version });
+        ui.result(&json, format!("model {id} is shared with all three nodes"))
+    }
+}
+
+/// Splits a model and hands its shares to the nodes.
+pub async fn share(
+    prepared: &Prepared,
+    ring: RingName,
+    cluster: &Cluster,
+    id: &ModelId,
+    identity: std::sync::Arc<Identity>,
+    ui: Ui,
+) -> Result<()> {
+    let arithmetic = arithmetic(prepared, ring);
+    let manifest = prepared.manifest_for(&arithmetic)?;
+    let (seed, words) = engine::share_weights(&manifest, &prepared.quantised(&arithmetic)?)?;
+    let manifest = engine::encode_manifest(&manifest)?;
+    let bar = ui.progress(3 * manifest.len() as u64 + words.len() as u64 + 32, "sharing");
+    let link = LinkConfig::default();
+    let client = Client::connect(cluster, &Role::ALL, identity, &link, Patience::default()).await?;
+    let shared = client.share(id, manifest, &seed, words, |bytes| bar.inc(bytes)).await;
+    client.close().await;
+    bar.finish_and_clear();
+    Ok(shared?)
+}

@@ -1,0 +1,150 @@
+//! `node init` and `node run`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use sharelens::config::{Card, NodeConfig, PROTOCOL_VERSION};
+use sharelens::{Identity, Node, Role};
+
+use super::{Ui, show};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write node.toml, a private key and the public card of a node.
+    Init(Init),
+    /// Run a node until SIGTERM or ctrl-c, which lets running sessions finish.
+    Run(Run),
+}
+
+#[derive(Debug, Args)]
+pub struct Init {
+    /// server0, server1 or helper.
+    #[arg(long)]
+    role: Role,
+    /// UDP address to listen on, as 0.0.0.0:7443.
+    #[arg(long)]
+    listen: SocketAddr,
+    /// Where others reach it, HOST:PORT.
+    #[arg(long)]
+    public: String,
+    /// Whose node this is; goes into the card.
+    #[arg(long, default_value = "")]
+    name: String,
+    /// Directory to write to.
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Configuration of the node.
+    #[arg(long, default_value = "node.toml")]
+    config: PathBuf,
+    /// Also stop when standard input closes; for a parent process that may die.
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
+}
+
+pub fn run(command: Command, ui: Ui, log: Option<&str>) -> Result<()> {
+    match command {
+        Command::Init(init) => init.run(ui),
+        Command::Run(run) => run.run(ui, log),
+    }
+}
+
+impl Init {
+    fn run(self, ui: Ui) -> Result<()> {
+        let card = write(&self.dir, self.role, self.listen, self.public, self.name)?;
+        let file = |name: String| show(&self.dir.join(name));
+        let (word, config) = (self.role.word(), file("node.toml".into()));
+        let (key, card_file) = (file(format!("{word}.key")), file(format!("{word}.card")));
+        let json = serde_json::json!({
+            "role": self.role, "pin": card.pin, "public": card.public,
+            "files": { "config": config, "key": key, "card": card_file },
+        });
+        let text = format!(
+            "wrote {config}, {key} (private) and {card_file} (public)\nkey {}\nnext: give {card_file} to the other operators",
+            card.pin
+        );
+        ui.result(&json, text)
+    }
+}
+
+/// Makes a node's files.
+pub fn write(dir: &Path, role: Role, listen: SocketAddr, public: String, name: String) -> Result<Card> {
+    std::fs::create_dir_all(dir).with_context(|| show(dir))?;
+    let config = NodeConfig::new(role, listen);
+    let file = dir.join("node.toml");
+    if file.exists() {
+        bail!("{}: exists already and is not replaced", show(&file));
+    }
+    let name = if name.is_empty() { role.to_string() } else { name };
+    let identity = Identity::generate()?;
+    let card = Card { role, name, public, pin: identity.pin(), protocol: PROTOCOL_VERSION };
+    card.check()?;
+    identity.save(&dir.join(&config.key_file))?;
+    config.save(&file)?;
+    card.save(&dir.join(format!("{}.card", role.word())))?;
+    Ok(card)
+}
+
+impl Run {
+    fn run(self, ui: Ui, log: Option<&str>) -> Result<()> {
+        let config = NodeConfig::load(&self.config)?;
+        super::start_log(log.unwrap_or(&config.log.level), config.log.json)?;
+        super::runtime()?.block_on(async {
+            let role = config.role;
+            // Signals are heard from here on, also while the node still waits for others.
+            let mut stop = std::pin::pin!(stopped(self.until_stdin_closes));
+            let node = Node::start(config, sharelens::engine::runner())?;
+            let address = node.local_addr()?;
+            tracing::info!("{role} listens on {address}");
+            tokio::select! {
+                () = node.ready() => {
+                    if ui.json {
+                        println!("{}", serde_json::json!({ "event": "ready", "role": role, "listen": address }));
+                    }
+                    (&mut stop).await;
+                }
+                () = &mut stop => {}
+            }
+            tracing::info!("{role} finishes running sessions and stops");
+            tokio::select! {
+                () = node.drain() => Ok(()),
+                () = stopped(false) => bail!("{role} was stopped before its sessions were finished"),
+            }
+        })
+    }
+}
+
+/// Waits for SIGTERM, ctrl-c, or the end of standard input.
+async fn stopped(until_stdin_closes: bool) {
+    let terminate = async {
+        #[cfg(unix)]
+        if let Ok(mut signal) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            signal.recv().await;
+            return;
+        }
+        std::future::pending().await
+    };
+    let (closed, is_closed) = tokio::sync::oneshot::channel::<()>();
+    if until_stdin_closes {
+        // A plain thread: one that waits for input must not hold up the end of the runtime.
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            drop(closed);
+        });
+    } else {
+        std::mem::forget(closed);
+    }
+    let input_closed = async {
+        let _ = is_closed.await;
+    };
+    tokio::select! {
+        Ok(()) = tokio::signal::ctrl_c() => {}
+        () = terminate => {}
+        () = input_closed => {}
+    }
+}

@@ -1,0 +1,293 @@
+//! Clients and model owners: short-lived processes that talk to the nodes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sharelens_protocol::prg::Seed;
+use zeroize::Zeroizing;
+
+use crate::config::{Cluster, LinkConfig, PROTOCOL_VERSION, Role};
+use crate::control::{
+    Accepted, Go, Hello, ImageShare, ModelId, Models, Output, Purpose, Ready, Report, SessionId, Upload,
+    check_name,
+};
+use crate::error::{Code, Error, Result};
+use crate::identity::Identity;
+use crate::transport::{Connection, ControlStream, Endpoint};
+
+/// How long a client waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For a connection.
+    pub connect: Duration,
+    /// For a node's answer.
+    pub answer: Duration,
+    /// For preprocessing and for the result.
+    pub work: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let [connect, answer, work] = [10, 60, 900].map(Duration::from_secs);
+        Self { connect, answer, work }
+    }
+}
+
+/// Connections to some nodes of a cluster.
+pub struct Client {
+    hash: [u8; 32],
+    connections: Vec<(Role, Connection)>,
+    patience: Patience,
+    endpoint: Endpoint,
+}
+
+/// An image as two shares, and how long the shares of the result will be.
+pub struct SharedImage {
+    /// Server 0's share expands from it.
+    pub seed: Seed,
+    /// Server 1's share.
+    pub words: Zeroizing<Vec<u8>>,
+    /// Bytes of each share of the result.
+    pub output_bytes: usize,
+}
+
+/// How far an inference is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Both servers accepted the request.
+    Accepted,
+    /// Both servers have their correlations.
+    Ready,
+    /// Both servers have their shares of the image.
+    Sent,
+}
+
+/// What comes back.
+pub struct Inference {
+    /// Which model ran.
+    pub model: ModelId,
+    /// Its public manifest, the same from both servers.
+    pub manifest: Vec<u8>,
+    /// Both shares of the result.
+    pub outputs: [Zeroizing<Vec<u8>>; 2],
+    /// What the servers report.
+    pub reports: [Report; 2],
+    /// Seconds from the request until both servers were ready.
+    pub offline_seconds: f64,
+    /// Seconds from sending the image to having the result.
+    pub online_seconds: f64,
+}
+
+impl Client {
+    /// Connects to the nodes `roles` of `cluster`.
+    ///
+    /// # Errors
+    /// [`Error::Pin`], [`Error::Link`] or [`Error::Timeout`] naming the node.
+    pub async fn connect(
+        cluster: &Cluster,
+        roles: &[Role],
+        identity: Arc<Identity>,
+        link: &LinkConfig,
+        patience: Patience,
+    ) -> Result<Self> {
+        let endpoint = Endpoint::dialing(identity, link)?;
+        let dials = roles.iter().map(|role| {
+            let (card, endpoint) = (cluster.card(*role), &endpoint);
+            async move {
+                let name = role.to_string();
+                let dial = endpoint.connect(&name, &card.public, card.pin, patience.connect);
+                dial.await.map(|connection| (*role, connection))
+            }
+        });
+        let connections = futures::future::try_join_all(dials).await?;
+        Ok(Self { hash: cluster.hash(), connections, patience, endpoint })
+    }
+
+    /// Runs a model on one image. `share` is called with the manifest and splits the image.
+    ///
+    /// # Errors
+    /// Those of the nodes, as [`Error::Refused`]; [`Error::Malformed`] if the servers contradict each other.
+    pub async fn infer(
+        &self,
+        model: &str,
+        version: Option<u32>,
+        share: impl FnOnce(&Accepted) -> Result<SharedImage>,
+        progress: impl Fn(Progress),
+    ) -> Result<Inference> {
+        check_name(model)?;
+        let started = Instant::now();
+        let session = SessionId::random()?;
+        let mut streams = Vec::new();
+        for role in [Role::Server0, Role::Server1] {
+            let purpose = Purpose::Infer { model: model.into(), version };
+            streams.push(self.open(role, session, purpose).await?);
+        }
+        let [s0, s1] = &mut streams[..] else { return Err(Error::Internal("two servers".into())) };
+        let (accepted, other) = both(s0.recv::<Accepted>(), s1.recv::<Accepted>()).await?;
+        if accepted != other {
+            return Err(Error::Malformed {
+                peer: "server 1".into(),
+                expected: format!("model {} with the manifest of server 0", accepted.model),
+                found: format!("model {} or another manifest", other.model),
+            });
+        }
+        progress(Progress::Accepted);
+        let image = share(&accepted)?;
+        for s in [&mut *s0, &mut *s1] {
+            s.set_timeout(self.patience.work);
+        }
+        both(s0.recv::<Ready>(), s1.recv::<Ready>()).await?;
+        let (ready, offline_seconds) = (Instant::now(), started.elapsed().as_secs_f64());
+        progress(Progress::Ready);
+        let seed = Zeroizing::new(*image.seed.as_bytes());
+        both(send_share(s0, &*seed), send_share(s1, &image.words)).await?;
+        progress(Progress::Sent);
+        let (r0, r1) = both(receive(s0, image.output_bytes), receive(s1, image.output_bytes)).await?;
+        let online_seconds = ready.elapsed().as_secs_f64();
+        let ((o0, report0), (o1, report1)) = (r0, r1);
+        for stream in streams {
+            // The result is here; how the stream ends no longer matters.
+            let _ = stream.finish().await;
+        }
+        Ok(Inference {
+            model: accepted.model,
+            manifest: accepted.manifest,
+            outputs: [o0, o1],
+            reports: [report0, report1],
+            offline_seconds,
+            online_seconds,
+        })
+    }
+
+    /// Shares a model with all three nodes. It counts once all of them have written it. `progress` is told the
+    /// bytes that were sent.
+    ///
+    /// # Errors
+    /// Those of the nodes, as [`Error::Refused`].
+    pub async fn share(
+        &self,
+        model: &ModelId,
+        manifest: Vec<u8>,
+        seed: &Seed,
+        words: Zeroizing<Vec<u8>>,
+        progress: impl Fn(u64),
+    ) -> Result<()> {
+        check_name(&model.name)?;
+        let session = SessionId::random()?;
+        let seed = Zeroizing::new(seed.as_bytes().to_vec());
+        let mut streams = Vec::new();
+        for role in Role::ALL {
+            let share: &[u8] = match role {
+                Role::Server0 => &seed,
+                Role::Server1 => &words,
+                Role::Helper => &[],
+            };
+            let upload = Upload {
+                model: model.clone(),
+                manifest_bytes: manifest.len() as u64,
+                share_bytes: share.len() as u64,
+            };
+            streams.push((self.open(role, session, Purpose::Share(upload)).await?, share));
+        }
+        for (stream, _) in &mut streams {
+            let Go = stream.recv().await?;
+        }
+        let progress = &progress;
+        let manifest = &manifest;
+        let work = self.patience.work;
+        let uploads = streams.iter_mut().map(|(stream, share)| async move {
+            for part in manifest.chunks(SLICE).chain(share.chunks(SLICE)) {
+                stream.send_bulk(part.to_vec().into()).await?;
+                progress(part.len() as u64);
+            }
+            stream.set_timeout(work);
+            stream.recv::<Go>().await
+        });
+        futures::future::try_join_all(uploads).await?;
+        for (stream, _) in &mut streams {
+            stream.send(&Go).await?;
+        }
+        for (stream, _) in &mut streams {
+            let Go = stream.recv().await?;
+        }
+        for (stream, _) in streams {
+            // All is written; how the stream ends no longer matters.
+            let _ = stream.finish().await;
+        }
+        Ok(())
+    }
+
+    /// Which models `role` keeps.
+    ///
+    /// # Errors
+    /// As the others.
+    pub async fn models(&self, role: Role) -> Result<Vec<ModelId>> {
+        let mut stream = self.open(role, SessionId::random()?, Purpose::List).await?;
+        let Models(models) = stream.recv().await?;
+        Ok(models)
+    }
+
+    /// Says good-bye.
+    pub async fn close(self) {
+        self.endpoint.close(Code::Ended, "").await;
+    }
+
+    async fn open(&self, role: Role, session: SessionId, purpose: Purpose) -> Result<ControlStream> {
+        let (_, connection) = self
+            .connections
+            .iter()
+            .find(|(r, _)| *r == role)
+            .ok_or_else(|| Error::Internal(format!("{role} was not dialed")))?;
+        let mut stream = connection.open(self.patience.answer).await?;
+        stream.send(&Hello { version: PROTOCOL_VERSION, cluster: self.hash, session, purpose }).await?;
+        Ok(stream)
+    }
+}
+
+const SLICE: usize = 1 << 20;
+
+async fn send_share(stream: &mut ControlStream, share: &[u8]) -> Result<()> {
+    stream.send(&ImageShare { bytes: share.len() as u64 }).await?;
+    stream.send_bulk(share.to_vec().into()).await
+}
+
+async fn receive(stream: &mut ControlStream, due: usize) -> Result<(Zeroizing<Vec<u8>>, Report)> {
+    let Output { bytes, report } = stream.recv().await?;
+    if bytes != due as u64 {
+        return Err(Error::Malformed {
+            peer: stream.peer().into(),
+            expected: format!("a result of {due} bytes"),
+            found: format!("{bytes} bytes"),
+        });
+    }
+    Ok((Zeroizing::new(stream.recv_bulk(due, "result").await?), report))
+}
+
+/// Both results, or the more telling error: when one server fails, the other one often only reports that the
+/// first left.
+async fn both<A, B>(
+    a: impl Future<Output = Result<A>>,
+    b: impl Future<Output = Result<B>>,
+) -> Result<(A, B)> {
+    tokio::pin!(a, b);
+    let grace = Duration::from_secs(1);
+    let (first, second) = tokio::select! {
+        x = &mut a => match x {
+            Ok(x) => return Ok((x, b.await?)),
+            Err(e) => (e, tokio::time::timeout(grace, b).await.ok().and_then(Result::err)),
+        },
+        y = &mut b => match y {
+            Ok(y) => return Ok((a.await?, y)),
+            Err(e) => (e, tokio::time::timeout(grace, a).await.ok().and_then(Result::err)),
+        },
+    };
+    let rank = |e: &Error| match e.code() {
+        Code::Ended | Code::Link => 0,
+        Code::Timeout => 1,
+        _ => 2,
+    };
+    Err(match second {
+        Some(second) if rank(&second) > rank(&first) => second,
+        _ => first,
+    })
+}

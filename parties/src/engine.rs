@@ -1,0 +1,299 @@
+//! The engine that nodes run: the program of a manifest on shares, in the ring that the manifest names.
+
+mod sharing;
+
+use std::collections::BTreeMap;
+
+use futures::executor::block_on;
+use sharelens_models::{Arithmetic, Manifest, run};
+use sharelens_ops::planner::Length;
+use sharelens_ops::{Planner, Secure};
+use sharelens_protocol::bilinear::{self, Linear, Mask, Resident};
+use sharelens_protocol::compare::Rounds;
+use sharelens_protocol::correlation::{Plan, SecureRing, Store};
+use sharelens_protocol::cost::{Cost, Ledger};
+use sharelens_protocol::prg::{Prg, Purpose, Seed};
+use sharelens_protocol::ring::{Full, Range, Rns, Z64};
+use sharelens_protocol::{Channel, Error, Party, Result, Server, Share, Step, share};
+
+use crate::runner::{InputShare, Run, Runner, Sizes};
+
+pub use sharing::{decode_manifest, encode_manifest, open_result, share_image, share_weights};
+
+/// The engine of this version.
+pub const fn runner() -> impl Runner {
+    Engine
+}
+
+/// What each layer of a manifest will cost.
+///
+/// # Errors
+/// [`crate::Error::Protocol`] if the program does not hold together.
+pub fn plan(manifest: &Manifest) -> crate::Result<BTreeMap<u32, Cost>> {
+    let manifest = manifest.clone();
+    Ok(match &manifest.arithmetic {
+        Arithmetic::Rns(moduli) => {
+            let model = Model::new(Rns::new(moduli.clone())?, manifest)?;
+            model.plan.costs(&model.ring)
+        }
+        Arithmetic::Z64 => {
+            let model = Model::new(Z64::new(), manifest)?;
+            model.plan.costs(&model.ring)
+        }
+    })
+}
+
+/// What all nodes agree on for links of any kind.
+const ROUNDS: Rounds = Rounds::Balanced;
+
+/// Separates the streams of a share of an image, or of weights, from all others.
+const IMAGE: &[u8] = b"image";
+const WEIGHTS: &[u8] = b"weights";
+
+/// [`Runner`] for classification networks and their kin.
+#[derive(Clone, Copy, Debug)]
+struct Engine;
+
+/// One value per ring that a manifest can name.
+enum InRing<A, B> {
+    Rns(A),
+    Z64(B),
+}
+
+/// A checked manifest with its plan.
+struct Model<R> {
+    ring: R,
+    manifest: Manifest,
+    plan: Plan,
+    maps: Vec<Linear>,
+}
+
+/// Runs `$body` with the parts in their common ring. Parts of different rings cannot meet: all of them stem from
+/// the same manifest, whose hash the nodes compared.
+macro_rules! in_ring {
+    ($first:expr $(, $part:expr)* => |$x:pat_param $(, $y:pat_param)*| $body:expr) => {
+        match ($first, $($part),*) {
+            (InRing::Rns($x), $(InRing::Rns($y)),*) => $body,
+            (InRing::Z64($x), $(InRing::Z64($y)),*) => $body,
+            #[allow(unreachable_patterns, reason = "with one part there is nothing to mix up")]
+            _ => Err(Error::Config("parts of different rings".into())),
+        }
+    };
+}
+
+impl<R: SecureRing> Model<R> {
+    fn new(ring: R, manifest: Manifest) -> Result<Self> {
+        let program = &manifest.program;
+        let mut planner = Planner::<R>::new(ROUNDS);
+        block_on(run(program, &mut planner, Length::new(program.input_len()), |_| {}))?;
+        let maps = program.linear_maps();
+        Ok(Self { ring, plan: planner.finish(), maps, manifest })
+    }
+
+    fn sizes(&self) -> Sizes {
+        let program = &self.manifest.program;
+        let (full, reduced) = (self.ring.bytes(Range::Full), self.ring.bytes(Range::Reduced));
+        let weights: usize = self.maps.iter().map(|m| m.conv.weight_len() + m.conv.c_out).sum();
+        let outputs: usize = program.outputs().map(|(shape, _)| shape.iter().product::<usize>()).sum();
+        Sizes {
+            image_share: program.input_len() * full,
+            weight_share: weights * full,
+            output: outputs * reduced,
+        }
+    }
+
+    /// A server's weights and biases by map, from its share.
+    fn weights(&self, share: &InputShare) -> Result<Vec<[Vec<R::Word>; 2]>> {
+        let mut reader = Reader::new(&self.ring, share, WEIGHTS);
+        let mut read = |m: &Linear| {
+            let at = Step::layer(m.weight);
+            let weight = reader.read(at, Purpose::Weight, m.conv.weight_len())?;
+            Ok([weight, reader.read(at, Purpose::Bias, m.conv.c_out)?])
+        };
+        self.maps.iter().map(&mut read).collect()
+    }
+
+    async fn load<C: Channel>(
+        &self,
+        role: Server,
+        share: &InputShare,
+        mask: &Prg,
+        channel: &mut C,
+    ) -> Result<Vec<Resident<R>>> {
+        let mut ledger = Ledger::default();
+        let mut party = Party { ring: &self.ring, role, channel, ledger: &mut ledger };
+        let mut residents = Vec::with_capacity(self.maps.len());
+        for (map, [weight, bias]) in self.maps.iter().zip(self.weights(share)?) {
+            residents.push(bilinear::load(&mut party, map, mask, weight.into(), bias.into()).await?);
+        }
+        Ok(residents)
+    }
+
+    async fn online<C: Channel>(
+        &self,
+        role: Server,
+        weights: &[Resident<R>],
+        store: &Store<R>,
+        image: &InputShare,
+        channel: &mut C,
+    ) -> Result<(Vec<u8>, Ledger)> {
+        let program = &self.manifest.program;
+        let input = Reader::new(&self.ring, image, IMAGE).read(
+            Step::layer(0),
+            Purpose::Input,
+            program.input_len(),
+        )?;
+        let (mut ledger, mut times) = (Ledger::default(), Vec::new());
+        let party = Party { ring: &self.ring, role, channel, ledger: &mut ledger };
+        let mut engine = Secure::new(party, weights, store, ROUNDS);
+        let on_layer = |p: sharelens_models::program::Progress<'_>| times.push((p.index, p.elapsed));
+        let outputs = run(program, &mut engine, Share::<R, Full>::new(input), on_layer).await?;
+        if !store.is_spent() {
+            let reason = "left over after the run".into();
+            return Err(Error::Correlation { step: Step::layer(program.layers.len() as u32), reason });
+        }
+        for (index, elapsed) in times {
+            ledger.layer(index as u32).seconds += elapsed.as_secs_f64();
+        }
+        Ok((outputs.iter().flat_map(|o| share::to_bytes(o.words())).collect(), ledger))
+    }
+}
+
+/// Reads vectors one after the other out of a share.
+struct Reader<'a, R> {
+    ring: &'a R,
+    source: Source<'a>,
+}
+
+enum Source<'a> {
+    Seed(Prg),
+    Words(&'a [u8]),
+}
+
+impl<'a, R: SecureRing> Reader<'a, R> {
+    fn new(ring: &'a R, share: &'a InputShare, context: &[u8]) -> Self {
+        let source = match share {
+            InputShare::Seed(seed) => Source::Seed(seed.prg(context)),
+            InputShare::Words(words) => Source::Words(words),
+        };
+        Self { ring, source }
+    }
+
+    fn read(&mut self, at: Step, purpose: Purpose, n: usize) -> Result<Vec<R::Word>> {
+        match &mut self.source {
+            Source::Seed(prg) => Ok(self.ring.uniform(Range::Full, prg.at(at, purpose), n).into_inner()),
+            Source::Words(rest) => {
+                let len = n * self.ring.bytes(Range::Full);
+                let (now, later) = rest.split_at_checked(len).ok_or_else(|| Error::Peer {
+                    step: at,
+                    expected: format!("{len} more bytes of a share"),
+                    found: format!("{}", rest.len()),
+                })?;
+                *rest = later;
+                share::from_bytes(self.ring, Range::Full, at, now)
+            }
+        }
+    }
+}
+
+impl Runner for Engine {
+    type Model = InRing<Model<Rns>, Model<Z64>>;
+    type Weights = InRing<Vec<Resident<Rns>>, Vec<Resident<Z64>>>;
+    type Masks = InRing<Vec<Mask<Rns>>, Vec<Mask<Z64>>>;
+    type Store = InRing<Store<Rns>, Store<Z64>>;
+
+    fn model(&self, manifest: &[u8]) -> Result<Self::Model> {
+        let manifest = decode_manifest(manifest).map_err(|e| Error::Config(e.to_string()))?;
+        Ok(match &manifest.arithmetic {
+            Arithmetic::Rns(moduli) => InRing::Rns(Model::new(Rns::new(moduli.clone())?, manifest)?),
+            Arithmetic::Z64 => InRing::Z64(Model::new(Z64::new(), manifest)?),
+        })
+    }
+
+    fn sizes(&self, model: &Self::Model) -> Sizes {
+        match model {
+            InRing::Rns(m) => m.sizes(),
+            InRing::Z64(m) => m.sizes(),
+        }
+    }
+
+    async fn load<C: Channel>(
+        &self,
+        server: Server,
+        model: &Self::Model,
+        share: InputShare,
+        seed: &Seed,
+        context: &[u8],
+        peer: &mut C,
+    ) -> Result<Self::Weights> {
+        let mask = seed.prg(context);
+        Ok(match model {
+            InRing::Rns(m) => InRing::Rns(m.load(server, &share, &mask, peer).await?),
+            InRing::Z64(m) => InRing::Z64(m.load(server, &share, &mask, peer).await?),
+        })
+    }
+
+    fn masks(&self, model: &Self::Model, seeds: &[Seed; 2], context: &[u8]) -> Result<Self::Masks> {
+        let [a, b] = [0, 1].map(|i: usize| seeds[i].prg(context));
+        Ok(match model {
+            InRing::Rns(m) => {
+                InRing::Rns(m.maps.iter().map(|map| Mask::new(&m.ring, map, [&a, &b])).collect())
+            }
+            InRing::Z64(m) => {
+                InRing::Z64(m.maps.iter().map(|map| Mask::new(&m.ring, map, [&a, &b])).collect())
+            }
+        })
+    }
+
+    fn store(&self, model: &Self::Model, cap: usize) -> Self::Store {
+        match model {
+            InRing::Rns(_) => InRing::Rns(Store::new(cap)),
+            InRing::Z64(_) => InRing::Z64(Store::new(cap)),
+        }
+    }
+
+    async fn prepare<C: Channel>(&self, run: Run<'_, Self>, seed: &Seed, helper: &mut C) -> Result<()> {
+        let prg = seed.prg(run.context);
+        in_ring!(run.model, run.weights, run.store => |m, weights, store| {
+            let resident = |w: u32| weights.get(w as usize);
+            m.plan.prepare(&m.ring, run.server, &prg, resident, helper, store).await
+        })
+    }
+
+    fn ready(&self, store: &Self::Store) -> Result<()> {
+        in_ring!(store => |s| s.ready())
+    }
+
+    async fn online<C: Channel>(
+        &self,
+        run: Run<'_, Self>,
+        image: InputShare,
+        peer: &mut C,
+    ) -> Result<(Vec<u8>, Ledger)> {
+        in_ring!(run.model, run.weights, run.store => |m, weights, store| {
+            m.online(run.server, weights, store, &image, peer).await
+        })
+    }
+
+    fn end(&self, store: &Self::Store) {
+        match store {
+            InRing::Rns(s) => s.close(),
+            InRing::Z64(s) => s.close(),
+        }
+    }
+
+    async fn deal<C: Channel>(
+        &self,
+        model: &Self::Model,
+        masks: &Self::Masks,
+        seeds: &[Seed; 2],
+        context: &[u8],
+        server1: &mut C,
+    ) -> Result<()> {
+        let [a, b] = [0, 1].map(|i: usize| seeds[i].prg(context));
+        in_ring!(model, masks => |m, masks| {
+            let mask = |w: u32| masks.get(w as usize);
+            m.plan.deal(&m.ring, [&a, &b], mask, server1).await
+        })
+    }
+}

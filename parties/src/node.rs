@@ -1,0 +1,299 @@
+//! A long-running node: two computing servers and the helper are this, with different duties.
+//!
+//! Server 0 dials server 1, both dial the helper; clients dial. The first message of every stream is a
+//! [`Hello`] that says what the stream is for; who may open which follows from the key of the connection.
+
+mod helper;
+mod loads;
+mod models;
+mod peers;
+mod server;
+mod sessions;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::config::{Cluster, NodeConfig, PROTOCOL_VERSION, Role};
+use crate::control::{Hello, Models, Purpose};
+use crate::error::{Code, Error, Result};
+use crate::identity::{Identity, Pin, random};
+use crate::runner::Runner;
+use crate::storage::Storage;
+use crate::transport::{Connection, ControlStream, Endpoint};
+
+use loads::Loads;
+use models::Catalogue;
+use peers::Peers;
+use sessions::{Active, Rendezvous};
+
+/// A started node.
+pub struct Node<R: Runner> {
+    inner: Arc<Inner<R>>,
+    tasks: JoinSet<()>,
+}
+
+struct Inner<R: Runner> {
+    config: NodeConfig,
+    role: Role,
+    cluster: Cluster,
+    cluster_hash: [u8; 32],
+    boot: [u8; 16],
+    runner: Arc<R>,
+    endpoint: Endpoint,
+    peers: Peers,
+    storage: Arc<Storage>,
+    catalogue: Catalogue<R>,
+    loads: Loads<R>,
+    /// Streams of other nodes that wait for their counterpart of the same session.
+    arrivals: Rendezvous<sessions::Arrival>,
+    slots: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+    active: Active,
+    draining: watch::Sender<bool>,
+}
+
+impl<R: Runner> Node<R> {
+    /// Starts listening and dialing. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Config`] or [`Error::Storage`] if something on this machine is not as it must be.
+    pub fn start(config: NodeConfig, runner: R) -> Result<Self> {
+        let identity = Arc::new(Identity::load(&config.key_file)?);
+        let cluster = Cluster::load(&config.cluster)?;
+        let (role, pinned) = (config.role, cluster.card(config.role).pin);
+        if pinned != identity.pin() {
+            let reason = format!("pins {pinned} for {role}, but this node's key is {}", identity.pin());
+            return Err(Error::config(&config.cluster, reason));
+        }
+        let endpoint = Endpoint::listen(config.listen, identity, &config.link)?;
+        let inner = Arc::new(Inner {
+            role,
+            cluster_hash: cluster.hash(),
+            boot: random()?,
+            runner: Arc::new(runner),
+            endpoint,
+            peers: Peers::default(),
+            storage: Storage::open(&config.data_dir, role)?,
+            catalogue: Catalogue::default(),
+            loads: Loads::default(),
+            arrivals: Rendezvous::new(4 * config.limits.sessions),
+            slots: Arc::new(Semaphore::new(config.limits.sessions)),
+            strangers: Arc::new(Semaphore::new(config.limits.client_connections)),
+            active: Active::default(),
+            draining: watch::Sender::new(false),
+            cluster,
+            config,
+        });
+        let mut tasks = JoinSet::new();
+        for peer in peers::dialed_by(role) {
+            tasks.spawn(peers::keep_connected(inner.clone(), *peer));
+        }
+        tasks.spawn(peers::report_missing(inner.clone()));
+        tasks.spawn(accept(inner.clone()));
+        Ok(Self { inner, tasks })
+    }
+
+    /// The UDP address it listens on.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the system does not say.
+    pub fn local_addr(&self) -> Result<SocketAddr> {
+        self.inner.endpoint.local_addr()
+    }
+
+    /// Waits until all other nodes are connected.
+    pub async fn ready(&self) {
+        for role in Role::ALL.into_iter().filter(|r| *r != self.inner.role) {
+            self.inner.peers.wait(role).await;
+        }
+    }
+
+    /// Refuses new sessions, lets the running ones finish, then closes all connections.
+    pub async fn drain(mut self) {
+        self.inner.draining.send_replace(true);
+        let limit = self.inner.config.limits.session_timeout() + Duration::from_secs(5);
+        if tokio::time::timeout(limit, self.inner.active.none()).await.is_err() {
+            tracing::warn!("sessions that do not end are cut off");
+        }
+        self.inner.endpoint.close(Code::Draining, "").await;
+        self.tasks.shutdown().await;
+    }
+}
+
+impl<R: Runner> Inner<R> {
+    fn hello(&self, session: crate::control::SessionId, purpose: Purpose) -> Hello {
+        Hello { version: PROTOCOL_VERSION, cluster: self.cluster_hash, session, purpose }
+    }
+
+    /// What a node may be called in messages: its role.
+    fn name(&self) -> String {
+        self.role.to_string()
+    }
+
+    fn check_hello(&self, peer: &str, hello: &Hello) -> Result<()> {
+        if hello.version != PROTOCOL_VERSION {
+            let (peer, found) = (peer.into(), hello.version);
+            return Err(Error::Version { peer, expected: PROTOCOL_VERSION, found });
+        }
+        if hello.cluster != self.cluster_hash {
+            let [expected, found] = [&self.cluster_hash, &hello.cluster].map(Cluster::short_hash);
+            return Err(Error::Cluster { peer: peer.into(), expected, found });
+        }
+        Ok(())
+    }
+
+    fn check_not_draining(&self) -> Result<()> {
+        if *self.draining.borrow() { Err(Error::Draining(self.name())) } else { Ok(()) }
+    }
+}
+
+async fn accept<R: Runner>(inner: Arc<Inner<R>>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let incoming = tokio::select! {
+            incoming = inner.endpoint.accept() => incoming,
+            Some(_) = connections.join_next() => continue,
+        };
+        let Some(incoming) = incoming else { return };
+        // Handshakes cost a little, so their number is limited, too.
+        if connections.len() > inner.config.limits.client_connections + 64 {
+            incoming.refuse();
+            continue;
+        }
+        let inner = inner.clone();
+        connections.spawn(async move {
+            match incoming.handshake(inner.config.limits.connect_timeout()).await {
+                Ok(connection) => serve(inner, connection).await,
+                Err(e) => tracing::warn!("{e}"),
+            }
+        });
+    }
+}
+
+/// Serves one connection, dialed or accepted, until it is gone.
+async fn serve<R: Runner>(inner: Arc<Inner<R>>, connection: Connection) {
+    let peer = inner.cluster.role_of(connection.pin());
+    let (connection, _slot) = match peer {
+        Some(role) => {
+            connection.trust(inner.config.limits.sessions);
+            (connection.named(role.to_string()), None)
+        }
+        None => {
+            let name = format!("client {}", &connection.pin().to_string()[..8]);
+            let connection = connection.named(name);
+            match inner.strangers.clone().try_acquire_owned() {
+                Ok(slot) => (connection, Some(slot)),
+                Err(_) => {
+                    let busy = Error::Busy(inner.config.limits.client_connections);
+                    return connection.close(busy.code(), &busy.to_string());
+                }
+            }
+        }
+    };
+    let mut streams = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            stream = connection.accept(inner.config.limits.message_timeout()) => stream,
+            Some(_) = streams.join_next() => continue,
+        };
+        let Ok(stream) = stream else { break };
+        streams.spawn(dispatch(inner.clone(), connection.clone(), peer, stream));
+    }
+    // Sessions notice by themselves that their streams are gone, and clean up.
+    while streams.join_next().await.is_some() {}
+}
+
+async fn dispatch<R: Runner>(
+    inner: Arc<Inner<R>>,
+    connection: Connection,
+    peer: Option<Role>,
+    mut stream: ControlStream,
+) {
+    let outcome = match stream.recv::<Hello>().await {
+        Ok(hello) => match inner.check_hello(connection.peer(), &hello) {
+            Ok(()) => route(&inner, &connection, peer, stream, hello).await,
+            Err(e) => refuse(stream, e).await,
+        },
+        Err(e) => refuse(stream, e).await,
+    };
+    if let Err(e) = outcome {
+        tracing::warn!(peer = connection.peer(), "{e}");
+    }
+}
+
+/// Tells the peer, and passes the error on.
+async fn refuse<T>(stream: ControlStream, e: Error) -> Result<T> {
+    stream.refuse(&e).await;
+    Err(e)
+}
+
+async fn route<R: Runner>(
+    inner: &Arc<Inner<R>>,
+    connection: &Connection,
+    peer: Option<Role>,
+    stream: ControlStream,
+    hello: Hello,
+) -> Result<()> {
+    let words = hello.purpose.words();
+    let session = hello.session;
+    match (inner.role, peer, hello.purpose) {
+        (_, _, Purpose::Greet { role, boot }) => peers::greeted(inner, connection, stream, role, boot).await,
+        (Role::Server1, Some(Role::Server0), Purpose::Online(work)) => {
+            inner.arrive(session, sessions::Kind::Online, stream, work).await
+        }
+        (Role::Server1, Some(Role::Server0), Purpose::Load(work)) => {
+            loads::second(inner, stream, session, work).await
+        }
+        (Role::Helper, Some(Role::Server0), Purpose::Deal(work)) => {
+            inner.arrive(session, sessions::Kind::Deal, stream, work).await
+        }
+        (Role::Helper, Some(Role::Server1), Purpose::Deal(work)) => {
+            helper::deal(inner, stream, session, work).await
+        }
+        (Role::Helper, Some(Role::Server0), Purpose::Load(work)) => {
+            inner.arrive(session, sessions::Kind::Load, stream, work).await
+        }
+        (Role::Helper, Some(Role::Server1), Purpose::Load(work)) => {
+            helper::load(inner, stream, session, work).await
+        }
+        (Role::Server0 | Role::Server1, None, Purpose::Infer { model, version })
+            if inner.config.clients.contains(connection.pin()) =>
+        {
+            server::infer(inner, stream, session, &model, version).await
+        }
+        (_, None, Purpose::Share(upload)) if inner.config.owners.contains(connection.pin()) => {
+            models::receive(inner, stream, connection.pin(), upload).await
+        }
+        (_, None, Purpose::List) if inner.may_list(connection.pin()) => {
+            let mut stream = stream;
+            stream.send(&Models(inner.storage.models())).await?;
+            stream.finish().await
+        }
+        _ => refuse(stream, Error::NotAllowed { pin: connection.pin(), action: words.into() }).await,
+    }
+}
+
+impl<R: Runner> Inner<R> {
+    fn may_list(&self, pin: Pin) -> bool {
+        self.config.clients.contains(pin) || self.config.owners.contains(pin)
+    }
+
+    /// A stream of another node that its counterpart of the same session will fetch.
+    async fn arrive(
+        &self,
+        session: crate::control::SessionId,
+        kind: sessions::Kind,
+        stream: ControlStream,
+        work: crate::control::Work,
+    ) -> Result<()> {
+        let wait = self.config.limits.message_timeout();
+        match self.arrivals.offer((kind, session), (stream, work), wait).await {
+            Ok(()) => Ok(()),
+            Err(((stream, _), e)) => refuse(stream, e).await,
+        }
+    }
+}

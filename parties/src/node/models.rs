@@ -1,0 +1,177 @@
+//! Models of a node: receiving them from owners, and having them at hand.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::{Inner, refuse};
+use crate::config::Role;
+use crate::control::{Go, MAX_MANIFEST, ModelId, Upload, Work};
+use crate::error::{Error, Result};
+use crate::identity::Pin;
+use crate::runner::{InputShare, Runner, Sizes};
+use crate::storage::StoredModel;
+use crate::transport::ControlStream;
+
+/// A model whose manifest was checked.
+pub struct Known<R: Runner> {
+    /// Name and version.
+    pub id: ModelId,
+    /// The public manifest.
+    pub manifest: Vec<u8>,
+    /// SHA-256 of it.
+    pub hash: [u8; 32],
+    /// The engine's view.
+    pub model: R::Model,
+    /// How long things are.
+    pub sizes: Sizes,
+}
+
+impl<R: Runner> Known<R> {
+    fn check(runner: &R, id: ModelId, manifest: Vec<u8>) -> Result<Self> {
+        let model = runner.model(&manifest)?;
+        let sizes = runner.sizes(&model);
+        Ok(Self { id, hash: Sha256::digest(&manifest).into(), manifest, model, sizes })
+    }
+
+    /// Whether another node means the same model.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] naming `peer`.
+    pub fn check_work(&self, peer: &str, work: &Work) -> Result<()> {
+        if work.model == self.id && work.manifest == self.hash {
+            return Ok(());
+        }
+        let found =
+            if work.model == self.id { "another manifest of it".into() } else { work.model.to_string() };
+        Err(Error::Malformed { peer: peer.into(), expected: format!("model {}", self.id), found })
+    }
+}
+
+/// Models that were used since the start.
+pub struct Catalogue<R: Runner>(Mutex<HashMap<ModelId, Arc<Known<R>>>>);
+
+impl<R: Runner> Default for Catalogue<R> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<R: Runner> Inner<R> {
+    /// A stored model, with its manifest checked. Planning a large model takes a moment, once.
+    pub(super) async fn known(self: &Arc<Self>, id: ModelId) -> Result<Arc<Known<R>>> {
+        if let Some(known) = self.catalogue.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            return Ok(known.clone());
+        }
+        let inner = self.clone();
+        let known = blocking(move || {
+            let stored = inner.storage.load(&id)?;
+            let known = Arc::new(Known::check(&*inner.runner, id.clone(), stored.manifest)?);
+            let mut catalogue = inner.catalogue.0.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(catalogue.entry(id).or_insert(known).clone())
+        });
+        known.await
+    }
+
+    /// This server's share of the weights.
+    pub(super) async fn weight_share(self: &Arc<Self>, known: &Known<R>) -> Result<Zeroizing<Vec<u8>>> {
+        let (inner, id) = (self.clone(), known.id.clone());
+        Ok(blocking(move || inner.storage.load(&id)).await?.share)
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(Error::Internal(format!("a model could not be read: {e}"))))
+}
+
+/// Receives a model from an owner: announcement, [`Go`], manifest and share, [`Go`] once it is written, the
+/// owner's [`Go`] once all nodes have written it, [`Go`] once it counts.
+pub async fn receive<R: Runner>(
+    inner: &Arc<Inner<R>>,
+    mut stream: ControlStream,
+    owner: Pin,
+    upload: Upload,
+) -> Result<()> {
+    let _active = inner.active.enter();
+    match receive_all(inner, &mut stream, owner, upload).await {
+        Ok(id) => {
+            tracing::info!("model {id} stored");
+            stream.finish().await
+        }
+        Err(e) => refuse(stream, e).await,
+    }
+}
+
+async fn receive_all<R: Runner>(
+    inner: &Arc<Inner<R>>,
+    stream: &mut ControlStream,
+    owner: Pin,
+    upload: Upload,
+) -> Result<ModelId> {
+    inner.check_not_draining()?;
+    let _slot = inner.slot()?;
+    let (id, limits) = (upload.model, &inner.config.limits);
+    inner.storage.may_add(&id, owner, limits.models)?;
+    let manifest_len = at_most("the manifest", upload.manifest_bytes, MAX_MANIFEST as u64)?;
+    let share_len = at_most("the share of the model", upload.share_bytes, limits.model_mib << 20)?;
+    stream.send(&Go).await?;
+    let manifest = stream.recv_bulk(manifest_len, "manifest").await?;
+    let checking = inner.clone();
+    let of = id.clone();
+    let known = blocking(move || Known::check(&*checking.runner, of, manifest)).await?;
+    let due = match inner.role.server() {
+        Some(server) => InputShare::len_for(server, known.sizes.weight_share),
+        None => 0,
+    };
+    at_most("the share of an image", known.sizes.image_share as u64, limits.image_mib << 20)?;
+    if share_len != due {
+        let expected = format!("a share of {due} bytes");
+        return Err(Error::Malformed {
+            peer: stream.peer().into(),
+            expected,
+            found: format!("{share_len} bytes"),
+        });
+    }
+    let share = Zeroizing::new(stream.recv_bulk(share_len, "share of the model").await?);
+    let (storage, of) = (inner.storage.clone(), id.clone());
+    let stored = StoredModel { manifest: known.manifest, share };
+    let staged = blocking(move || storage.stage(&of, owner, &stored)).await?;
+    stream.send(&Go).await?;
+    let Go = stream.recv().await?;
+    staged.commit(limits.models)?;
+    stream.send(&Go).await?;
+    Ok(id)
+}
+
+/// A length from a peer, checked against a limit.
+pub(super) fn at_most(what: &str, found: u64, limit: u64) -> Result<usize> {
+    if found > limit {
+        return Err(Error::TooLarge { what: what.into(), limit, found });
+    }
+    usize::try_from(found).map_err(|_| Error::TooLarge { what: what.into(), limit, found })
+}
+
+impl<R: Runner> Inner<R> {
+    /// One of the places for sessions.
+    pub(super) fn slot(&self) -> Result<tokio::sync::OwnedSemaphorePermit> {
+        let busy = |_| Error::Busy(self.config.limits.sessions);
+        self.slots.clone().try_acquire_owned().map_err(busy)
+    }
+
+    /// What this node asks another one to work on.
+    pub(super) fn work(&self, known: &Known<R>, epoch: [u8; 16]) -> Work {
+        Work { model: known.id.clone(), manifest: known.hash, epoch }
+    }
+
+    /// The model another node refers to.
+    pub(super) async fn known_work(self: &Arc<Self>, peer: Role, work: &Work) -> Result<Arc<Known<R>>> {
+        let id = self.storage.find(&work.model.name, Some(work.model.version))?;
+        let known = self.known(id).await?;
+        known.check_work(&peer.to_string(), work)?;
+        Ok(known)
+    }
+}

@@ -1,0 +1,290 @@
+//! A computing server's side of a client's session.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sharelens_protocol::Server;
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+use super::models::{Known, at_most};
+use super::sessions::{ActiveGuard, Kind, on_thread};
+use super::{Inner, loads, refuse};
+use crate::config::Role;
+use crate::control::{Accepted, DealtSeed, Go, ImageShare, Output, Purpose, Ready, Report, SessionId};
+use crate::error::{Code, Error, Result};
+use crate::runner::{InputShare, Run, Runner};
+use crate::transport::{ControlStream, Ended, Sending, StreamChannel, Traffic};
+
+/// Serves one request: acceptance with the manifest, readiness, the image's share, the result's share.
+pub async fn infer<R: Runner>(
+    inner: &Arc<Inner<R>>,
+    mut client: ControlStream,
+    session: SessionId,
+    model: &str,
+    version: Option<u32>,
+) -> Result<()> {
+    // Until the client and the other nodes have everything; a shutdown waits for that.
+    let _active = inner.active.enter();
+    let ended = Ended::default();
+    let limit = inner.config.limits.session_timeout();
+    let work = serve(inner, &mut client, session, model, version, &ended);
+    let outcome = tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let (peer, what) = ("the session".into(), "end".into());
+        Err(Error::Timeout { peer, what, seconds: limit.as_secs() })
+    });
+    match outcome {
+        Ok((peer, helper)) => {
+            tracing::info!("session {session} done");
+            // The client has its result; the other nodes only need to hear that all arrived.
+            let (a, b, c) = tokio::join!(client.finish(), peer.close(), helper.close());
+            a.and(b).and(c)
+        }
+        Err(e) => {
+            ended.end(e.clone());
+            refuse(client, e).await
+        }
+    }
+}
+
+/// Held by every thread of a session, so that its place is free only once all of them are gone.
+struct Place {
+    _slot: tokio::sync::OwnedSemaphorePermit,
+    _active: ActiveGuard,
+}
+
+/// Ends a session's threads when the session is left, for whatever reason.
+struct Leave<R: Runner> {
+    ended: Ended,
+    runner: Arc<R>,
+    store: Arc<R::Store>,
+}
+
+impl<R: Runner> Drop for Leave<R> {
+    fn drop(&mut self) {
+        self.ended.end(Error::Ended("it is over".into()));
+        self.runner.end(&self.store);
+    }
+}
+
+async fn serve<R: Runner>(
+    inner: &Arc<Inner<R>>,
+    client: &mut ControlStream,
+    session: SessionId,
+    model: &str,
+    version: Option<u32>,
+    ended: &Ended,
+) -> Result<(StreamChannel, StreamChannel)> {
+    let started = Instant::now();
+    inner.check_not_draining()?;
+    let place = Arc::new(Place { _slot: inner.slot()?, _active: inner.active.enter() });
+    let server = inner.role.server().ok_or_else(|| Error::Internal("the helper runs no model".into()))?;
+    inner.storage.first_use(session)?;
+    let known = inner.known(inner.storage.find(model, version)?).await?;
+    client.send(&Accepted { model: known.id.clone(), manifest: known.manifest.clone() }).await?;
+
+    let links = Links::establish(inner, server, session, &known, ended);
+    let links = tokio::select! {
+        links = links => links?,
+        gone = client.gone() => return Err(gone),
+    };
+    let cap = usize::try_from(inner.config.preprocessing.memory_mib << 20).unwrap_or(usize::MAX);
+    let store = Arc::new(inner.runner.store(&known.model, cap));
+    // Dropped on every way out; an orderly end has nothing left to end.
+    let leave = Leave { ended: ended.clone(), runner: inner.runner.clone(), store: store.clone() };
+    let Links { weights, seed, mut peer, mut helper, to_peer, to_helper } = links;
+
+    let preparing = {
+        let (runner, known, weights) = (inner.runner.clone(), known.clone(), weights.clone());
+        let (store, place) = (store.clone(), place.clone());
+        on_thread("prepare", move |handle| {
+            let _place = place;
+            let (model, weights, store) = (&known.model, &*weights, &*store);
+            let run = Run { server, model, weights, store, context: &session.0 };
+            let prepared = handle.block_on(runner.prepare(run, &seed.seed(), &mut helper));
+            (helper, prepared, Instant::now())
+        })
+    };
+    let (ready, is_ready) = oneshot::channel();
+    let (image, take_image) = oneshot::channel::<InputShare>();
+    let online = {
+        let (runner, known) = (inner.runner.clone(), known.clone());
+        on_thread("online", move |handle| {
+            let _place = place;
+            let result = runner.ready(&store).and_then(|()| {
+                let _ = ready.send(());
+                let gone = |_| sharelens_protocol::Error::Ended("the client sent no image".into());
+                let image = take_image.blocking_recv().map_err(gone)?;
+                let (model, weights, store) = (&known.model, &*weights, &*store);
+                let run = Run { server, model, weights, store, context: &session.0 };
+                handle.block_on(runner.online(run, image, &mut peer))
+            });
+            (peer, result)
+        })
+    };
+    tokio::pin!(online);
+
+    // Either the store fills up, or the thread ends with the reason why it does not.
+    tokio::select! {
+        Ok(()) = is_ready => {}
+        outcome = &mut online => return Err(failure(ended, outcome.map(|(_, result)| result.err()))),
+        gone = client.gone() => return Err(gone),
+    }
+    client.send(&Ready { seconds: started.elapsed().as_secs_f64() }).await?;
+    let share = tokio::select! {
+        share = receive_image(inner, client, server, known.sizes.image_share) => share?,
+        outcome = &mut online => return Err(failure(ended, outcome.map(|(_, result)| result.err()))),
+    };
+    let arrived = Instant::now();
+    image.send(share).map_err(|_| Error::Internal("the online thread is gone".into()))?;
+    let (peer, result) = tokio::select! {
+        outcome = &mut online => outcome?,
+        gone = client.gone() => return Err(gone),
+    };
+    let (output, ledger) = result.map_err(|e| ended.reason().unwrap_or(Error::Protocol(e)))?;
+    let online_seconds = arrived.elapsed().as_secs_f64();
+    let output = Zeroizing::new(output);
+    if output.len() != known.sizes.output {
+        return Err(Error::Internal(format!("a result of {} bytes", output.len())));
+    }
+    let (helper, prepared, prepared_at) = preparing.await?;
+    prepared?;
+    drop(leave);
+    let report = Report {
+        ledger,
+        offline_seconds: (prepared_at - started).as_secs_f64(),
+        online_seconds,
+        offline_sent: to_helper.sent(),
+        helper_sent: to_helper.received(),
+        online_sent: to_peer.sent(),
+    };
+    client.send(&Output { bytes: output.len() as u64, report }).await?;
+    client.send_bulk(output.to_vec().into()).await?;
+    Ok((peer, helper))
+}
+
+/// Why a session's thread ended early.
+fn failure(ended: &Ended, outcome: Result<Option<sharelens_protocol::Error>>) -> Error {
+    match outcome {
+        Ok(Some(e)) => ended.reason().unwrap_or(Error::Protocol(e)),
+        Ok(None) => Error::Internal("a result without an image".into()),
+        Err(e) => e,
+    }
+}
+
+async fn receive_image<R: Runner>(
+    inner: &Inner<R>,
+    client: &mut ControlStream,
+    server: Server,
+    words: usize,
+) -> Result<InputShare> {
+    let ImageShare { bytes } = client.recv().await?;
+    let len = at_most("the share of the image", bytes, inner.config.limits.image_mib << 20)?;
+    let due = InputShare::len_for(server, words);
+    if len != due {
+        return Err(Error::Malformed {
+            peer: client.peer().into(),
+            expected: format!("an image share of {due} bytes"),
+            found: format!("{len} bytes"),
+        });
+    }
+    let share = client.recv_bulk(len, "image share").await?;
+    InputShare::new(server, share).ok_or_else(|| Error::Internal("a seed of another length".into()))
+}
+
+/// What a session needs from the other two nodes.
+struct Links<R: Runner> {
+    weights: Arc<R::Weights>,
+    seed: DealtSeed,
+    peer: StreamChannel,
+    helper: StreamChannel,
+    to_peer: Traffic,
+    to_helper: Traffic,
+}
+
+impl<R: Runner> Links<R> {
+    async fn establish(
+        inner: &Arc<Inner<R>>,
+        server: Server,
+        session: SessionId,
+        known: &Arc<Known<R>>,
+        ended: &Ended,
+    ) -> Result<Self> {
+        let (peer, epoch, weights) = match server {
+            Server::Server0 => Self::lead(inner, session, known).await?,
+            Server::Server1 => Self::follow(inner, session, known).await?,
+        };
+        let helper = inner.peers.get(Role::Helper)?;
+        let deal = Purpose::Deal(inner.work(known, epoch));
+        let seed = async {
+            let mut stream = inner.call(&helper, session, deal).await?;
+            let seed: DealtSeed = stream.recv().await?;
+            Ok((stream, seed))
+        };
+        let (mut helper, seed) = match seed.await {
+            Ok(dealt) => dealt,
+            Err(e) => {
+                Self::note(inner, known, &epoch, &e);
+                return refuse(peer, e).await;
+            }
+        };
+        // The helper rests while server 1's store is full.
+        helper.set_timeout(inner.config.limits.session_timeout());
+        let (to_peer, to_helper) = (Traffic::default(), Traffic::default());
+        Ok(Self {
+            weights,
+            seed,
+            peer: peer.into_channel(ended.clone(), Sending::Unbounded, to_peer.clone())?,
+            helper: helper.into_channel(ended.clone(), Sending::Unbounded, to_helper.clone())?,
+            to_peer,
+            to_helper,
+        })
+    }
+
+    /// Server 0 opens the servers' stream.
+    async fn lead(
+        inner: &Arc<Inner<R>>,
+        session: SessionId,
+        known: &Arc<Known<R>>,
+    ) -> Result<(ControlStream, loads::Epoch, Arc<R::Weights>)> {
+        let (epoch, weights) = loads::ensure(inner, known).await?;
+        let server1 = inner.peers.get(Role::Server1)?;
+        let mut stream = inner.call(&server1, session, Purpose::Online(inner.work(known, epoch))).await?;
+        match stream.recv::<Go>().await {
+            Ok(Go) => Ok((stream, epoch, weights)),
+            Err(e) => {
+                Self::note(inner, known, &epoch, &e);
+                Err(e)
+            }
+        }
+    }
+
+    /// Server 1 waits for it. The load before may take long; the session's limit bounds this, too.
+    async fn follow(
+        inner: &Arc<Inner<R>>,
+        session: SessionId,
+        known: &Arc<Known<R>>,
+    ) -> Result<(ControlStream, loads::Epoch, Arc<R::Weights>)> {
+        let wait: Duration = inner.config.limits.session_timeout();
+        let arrival = inner.arrivals.take((Kind::Online, session), "server 0", "stream of the session", wait);
+        let (mut stream, work) = arrival.await?;
+        let weights = match known.check_work("server 0", &work) {
+            Ok(()) => inner.loads.weights(&known.id, &work.epoch),
+            Err(e) => Err(e),
+        };
+        match weights {
+            Ok(weights) => {
+                stream.send(&Go).await?;
+                Ok((stream, work.epoch, weights))
+            }
+            Err(e) => refuse(stream, e).await,
+        }
+    }
+
+    /// A load that another node does not know is of no use any more.
+    fn note(inner: &Inner<R>, known: &Known<R>, epoch: &loads::Epoch, e: &Error) {
+        if e.code() == Code::StaleLoad {
+            inner.loads.forget(&known.id, epoch);
+        }
+    }
+}

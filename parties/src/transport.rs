@@ -1,0 +1,9 @@
+//! QUIC between processes: endpoints with pinned keys, control messages, and channels for the protocol.
+
+mod endpoint;
+mod frame;
+mod stream;
+
+pub use endpoint::{Connection, Endpoint, Incoming};
+pub use frame::ControlStream;
+pub use stream::{Ended, Sending, StreamChannel, Traffic};

@@ -1,0 +1,377 @@
+//! Three nodes and clients over real loopback QUIC, with a small engine in place of the real one.
+
+mod toy;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sharelens::client::{Client, Inference, Patience, SharedImage};
+use sharelens::config::{Allowed, Card, Cluster, LinkConfig, NodeConfig, PROTOCOL_VERSION};
+use sharelens::control::{Accepted, Go, Hello, ModelId, Purpose, SessionId, Work};
+use sharelens::identity::random;
+use sharelens::transport::Endpoint;
+use sharelens::{Code, Error, Identity, Node, Pin, Result, Role};
+use sharelens_protocol::prg::Seed;
+use tempfile::TempDir;
+use toy::Toy;
+use zeroize::Zeroizing;
+
+struct Nodes {
+    dir: TempDir,
+    cluster: Cluster,
+    nodes: Vec<Option<Node<Toy>>>,
+    owner: Arc<Identity>,
+}
+
+fn free_port() -> u16 {
+    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Nodes {
+    async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl Fn(&mut NodeConfig)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cards = vec![];
+        for role in Role::ALL {
+            let home = dir.path().join(role.word());
+            std::fs::create_dir(&home).unwrap();
+            let address = format!("127.0.0.1:{}", free_port());
+            let mut config = NodeConfig::new(role, address.parse().unwrap());
+            config.limits.message_timeout_s = 2;
+            config.limits.session_timeout_s = 8;
+            config.link.idle_timeout_s = 2.0;
+            config.link.keep_alive_s = 0.5;
+            config.cluster = "../cluster.toml".into();
+            change(&mut config);
+            config.save(&home.join("node.toml")).unwrap();
+            let identity = Identity::load_or_create(&home.join(&config.key_file)).unwrap();
+            let name = role.to_string();
+            cards.push(Card { role, name, public: address, pin: identity.pin(), protocol: PROTOCOL_VERSION });
+        }
+        let cluster = Cluster::new(cards).unwrap();
+        cluster.save(&dir.path().join("cluster.toml")).unwrap();
+        let owner = Arc::new(Identity::generate().unwrap());
+        let mut this = Self { dir, cluster, nodes: vec![], owner };
+        for role in Role::ALL {
+            let node = this.node(role);
+            this.nodes.push(Some(node));
+        }
+        this.ready().await;
+        this
+    }
+
+    fn node(&self, role: Role) -> Node<Toy> {
+        let config = NodeConfig::load(&self.home(role).join("node.toml")).unwrap();
+        Node::start(config, Toy).unwrap()
+    }
+
+    fn home(&self, role: Role) -> std::path::PathBuf {
+        self.dir.path().join(role.word())
+    }
+
+    async fn ready(&self) {
+        for node in self.nodes.iter().flatten() {
+            tokio::time::timeout(Duration::from_secs(8), node.ready()).await.expect("ready");
+        }
+    }
+
+    async fn restart(&mut self, role: Role) {
+        self.nodes[role as usize].take().unwrap().drain().await;
+        // The socket closes a moment after the last connection.
+        let home = self.home(role).join("node.toml");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let node = loop {
+            match Node::start(NodeConfig::load(&home).unwrap(), Toy) {
+                Ok(node) => break node,
+                Err(e) => assert!(Instant::now() < deadline, "{e}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        self.nodes[role as usize] = Some(node);
+        self.ready().await;
+    }
+
+    async fn client(&self) -> Client {
+        self.client_as(Arc::new(Identity::generate().unwrap())).await
+    }
+
+    async fn client_as(&self, identity: Arc<Identity>) -> Client {
+        let link = LinkConfig::default();
+        Client::connect(&self.cluster, &Role::ALL, identity, &link, Patience::default()).await.unwrap()
+    }
+
+    async fn share(&self, name: &str, version: u32, manifest: &str) -> Result<()> {
+        self.share_as(&self.owner, name, version, manifest).await
+    }
+
+    async fn share_as(&self, owner: &Arc<Identity>, name: &str, version: u32, manifest: &str) -> Result<()> {
+        let client = self.client_as(owner.clone()).await;
+        let weights = toy::weights(manifest);
+        let seed = Seed::random().unwrap();
+        let words = Zeroizing::new(toy::split(&seed, b"weights", &weights));
+        let id = ModelId { name: name.into(), version };
+        let shared = client.share(&id, manifest.into(), &seed, words, |_| {}).await;
+        client.close().await;
+        shared
+    }
+}
+
+const IMAGE: u8 = 40;
+
+fn share_image(accepted: &Accepted) -> Result<SharedImage> {
+    let n = toy::parse(&accepted.manifest).unwrap().n;
+    let seed = Seed::random().unwrap();
+    let words = Zeroizing::new(toy::split(&seed, b"image", &vec![IMAGE; n]));
+    Ok(SharedImage { seed, words, output_bytes: n })
+}
+
+async fn infer(client: &Client, model: &str) -> Result<Inference> {
+    client.infer(model, None, share_image, |_| {}).await
+}
+
+fn check(inference: &Inference) {
+    let manifest = std::str::from_utf8(&inference.manifest).unwrap();
+    let [a, b] = &inference.outputs;
+    let sum: Vec<u8> = a.iter().zip(b.iter()).map(|(a, b)| a.wrapping_add(*b)).collect();
+    let want: Vec<u8> = toy::weights(manifest).iter().map(|w| w.wrapping_add(IMAGE)).collect();
+    assert_eq!(sum, want);
+    let n = want.len() as u64;
+    for report in &inference.reports {
+        assert_eq!(report.online_sent, n + 16, "framing included");
+    }
+    assert_eq!(inference.reports[0].helper_sent, 0);
+    assert_eq!(inference.reports[1].helper_sent, n + 16);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn share_and_infer_over_restarts() {
+    let mut nodes = Nodes::start().await;
+    nodes.share("toy", 1, "toy:100").await.unwrap();
+    let client = nodes.client().await;
+    assert_eq!(client.models(Role::Helper).await.unwrap(), [ModelId { name: "toy".into(), version: 1 }]);
+    for _ in 0..3 {
+        check(&infer(&client, "toy").await.unwrap());
+    }
+    // A newer version takes over; a large one needs many packets.
+    nodes.share("toy", 2, "toy:3000000").await.unwrap();
+    check(&infer(&client, "toy").await.unwrap());
+    client.close().await;
+    for role in [Role::Helper, Role::Server1, Role::Server0] {
+        nodes.restart(role).await;
+        check(&infer(&nodes.client().await, "toy").await.unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_sessions_at_once_up_to_the_limit() {
+    let nodes = Nodes::start_with(|c| c.limits.sessions = 3).await;
+    nodes.share("toy", 1, "toy:1000:700").await.unwrap();
+    let client = nodes.client().await;
+    check(&infer(&client, "toy").await.unwrap());
+    let start = Instant::now();
+    let (a, b, c) = tokio::join!(infer(&client, "toy"), infer(&client, "toy"), infer(&client, "toy"));
+    for inference in [a, b, c] {
+        check(&inference.unwrap());
+    }
+    assert!(start.elapsed() < Duration::from_millis(1800), "not one after the other");
+    let more = [(); 4].map(|()| infer(&client, "toy"));
+    let outcomes = futures::future::join_all(more).await;
+    let codes: Vec<_> = outcomes.iter().filter_map(|o| o.as_ref().err().map(Error::code)).collect();
+    // The servers may have turned away different ones.
+    assert!(!codes.is_empty() && codes.iter().all(|c| *c == Code::Busy), "{codes:?}");
+    outcomes.iter().flatten().for_each(check);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_cannot_be_served_are_named() {
+    let nodes = Nodes::start_with(|c| c.limits.image_mib = 1).await;
+    let other = Arc::new(Identity::generate().unwrap());
+    nodes.share("toy", 1, "toy:100").await.unwrap();
+    let client = nodes.client().await;
+    let code = |r: Result<()>| r.unwrap_err().code();
+    assert_eq!(code(infer(&client, "nothing").await.map(drop)), Code::UnknownModel);
+    assert_eq!(code(client.infer("toy", Some(9), share_image, |_| {}).await.map(drop)), Code::UnknownModel);
+    assert_eq!(code(nodes.share("toy", 1, "toy:100").await), Code::ModelExists);
+    assert_eq!(code(nodes.share_as(&other, "toy", 2, "toy:100").await), Code::ModelExists);
+    assert_eq!(code(nodes.share("big", 1, "toy:2000000").await), Code::TooLarge);
+    assert_eq!(code(nodes.share("bad", 1, "no manifest").await), Code::Config);
+    assert_eq!(client.models(Role::Server0).await.unwrap().len(), 1);
+
+    let wrong_length = |accepted: &Accepted| {
+        let mut image = share_image(accepted)?;
+        image.words.push(0);
+        Ok(image)
+    };
+    let e = client.infer("toy", None, wrong_length, |_| {}).await.err().unwrap();
+    assert!(matches!(&e, Error::Refused { code: Code::Malformed, peer, .. } if peer == "server 1"), "{e}");
+    check(&infer(&client, "toy").await.unwrap());
+
+    let failing = |_: &Accepted| Err(Error::Missing("that".into()));
+    assert_eq!(code(client.infer("toy", None, failing, |_| {}).await.map(drop)), Code::Missing);
+    check(&infer(&client, "toy").await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn engine_failures_and_panics_end_one_session() {
+    let nodes = Nodes::start().await;
+    nodes.share("toy", 1, "toy:100").await.unwrap();
+    nodes.share("fails", 1, "toy:100:0:fail").await.unwrap();
+    nodes.share("panics", 1, "toy:100:0:panic").await.unwrap();
+    let client = nodes.client().await;
+    let e = infer(&client, "fails").await.err().unwrap();
+    assert!(e.to_string().contains("server 1 fails on purpose"), "{e}");
+    let e = infer(&client, "panics").await.err().unwrap();
+    assert!(e.to_string().contains("panicked"), "{e}");
+    check(&infer(&client, "toy").await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_decide_who_may() {
+    let (client, owner) = (Arc::new(Identity::generate().unwrap()), Arc::new(Identity::generate().unwrap()));
+    let pins = [client.pin(), owner.pin()];
+    let nodes = Nodes::start_with(|c| {
+        c.clients.allow = Allowed::Pins(vec![pins[0]]);
+        c.owners.allow = Allowed::Pins(vec![pins[1]]);
+    })
+    .await;
+    assert_eq!(nodes.share_as(&client, "toy", 1, "toy:10").await.unwrap_err().code(), Code::NotAllowed);
+    nodes.share_as(&owner, "toy", 1, "toy:10").await.unwrap();
+    check(&infer(&nodes.client_as(client).await, "toy").await.unwrap());
+    let refused = infer(&nodes.client_as(owner).await, "toy").await.err().unwrap();
+    assert_eq!(refused.code(), Code::NotAllowed);
+    assert!(nodes.client().await.models(Role::Server0).await.is_err());
+}
+
+/// Opens a stream to `role` with any key and any hello, and returns the refusal.
+async fn hello_as(nodes: &Nodes, role: Role, identity: &Arc<Identity>, change: impl Fn(&mut Hello)) -> Error {
+    let endpoint = Endpoint::dialing(identity.clone(), &LinkConfig::default()).unwrap();
+    let card = nodes.cluster.card(role);
+    let wait = Duration::from_secs(5);
+    let connection = endpoint.connect("it", &card.public, card.pin, wait).await.unwrap();
+    let mut stream = connection.open(wait).await.unwrap();
+    let session = SessionId::random().unwrap();
+    let mut hello =
+        Hello { version: PROTOCOL_VERSION, cluster: nodes.cluster.hash(), session, purpose: Purpose::List };
+    change(&mut hello);
+    stream.send(&hello).await.unwrap();
+    stream.recv::<Go>().await.unwrap_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_and_strange_hellos_are_refused() {
+    let nodes = Nodes::start().await;
+    let stranger = Arc::new(Identity::generate().unwrap());
+    let work =
+        Work { model: ModelId { name: "m".into(), version: 1 }, manifest: [0; 32], epoch: random().unwrap() };
+    let expect = async |role, who: &Arc<Identity>, code, words: &str, change: &dyn Fn(&mut Hello)| {
+        let e = hello_as(&nodes, role, who, change).await;
+        assert!(e.code() == code && e.to_string().contains(words), "{e}");
+    };
+    expect(Role::Server0, &stranger, Code::Version, "protocol version 7", &|h| h.version = 7).await;
+    expect(Role::Server0, &stranger, Code::Cluster, "cluster.toml", &|h| h.cluster[0] ^= 1).await;
+    for purpose in [Purpose::Online(work.clone()), Purpose::Deal(work.clone()), Purpose::Load(work.clone())] {
+        for role in Role::ALL {
+            let change = |h: &mut Hello| h.purpose = purpose.clone();
+            expect(role, &stranger, Code::NotAllowed, &stranger.pin().to_string(), &change).await;
+        }
+    }
+    let greet = |h: &mut Hello| h.purpose = Purpose::Greet { role: Role::Server0, boot: [0; 16] };
+    let e = hello_as(&nodes, Role::Server1, &stranger, greet).await.to_string();
+    let pinned = nodes.cluster.card(Role::Server0).pin;
+    for part in ["server 0", &pinned.to_string(), &stranger.pin().to_string()] {
+        assert!(e.contains(part), "{e}");
+    }
+    // Server 0's own key, asking for what is server 1's.
+    let server0 = Arc::new(Identity::load(&nodes.home(Role::Server0).join("server0.key")).unwrap());
+    let change = |h: &mut Hello| h.purpose = Purpose::Infer { model: "m".into(), version: None };
+    expect(Role::Server1, &server0, Code::NotAllowed, "run a model", &change).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_cannot_be_replayed() {
+    let mut nodes = Nodes::start().await;
+    nodes.share("toy", 1, "toy:10").await.unwrap();
+    let who = Arc::new(Identity::generate().unwrap());
+    let request = |session: [u8; 32]| {
+        move |h: &mut Hello| {
+            h.session = SessionId(session);
+            h.purpose = Purpose::Infer { model: "toy".into(), version: None };
+        }
+    };
+    // The helper of this test waits for a Go and gets the acceptance instead.
+    let first = hello_as(&nodes, Role::Server0, &who, request([7; 32])).await;
+    assert_eq!(first.code(), Code::Malformed, "{first}");
+    let again = hello_as(&nodes, Role::Server0, &who, request([7; 32])).await;
+    assert_eq!(again.code(), Code::Replay, "{again}");
+    nodes.restart(Role::Server0).await;
+    let again = hello_as(&nodes, Role::Server0, &who, request([7; 32])).await;
+    assert_eq!(again.code(), Code::Replay, "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn draining_finishes_what_runs_and_refuses_the_rest() {
+    let mut nodes = Nodes::start().await;
+    nodes.share("toy", 1, "toy:10:1200").await.unwrap();
+    let client = nodes.client().await;
+    check(&infer(&client, "toy").await.unwrap());
+    let server0 = nodes.nodes[0].take().unwrap();
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let drain = tokio::spawn(server0.drain());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let refused = infer(&client, "toy").await.err().unwrap();
+        (drain, refused)
+    };
+    let (running, (drain, refused)) = tokio::join!(infer(&client, "toy"), late);
+    check(&running.unwrap());
+    assert_eq!(refused.code(), Code::Draining, "{refused}");
+    tokio::time::timeout(Duration::from_secs(3), drain).await.expect("drained").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_nodes_and_clients_end_their_sessions() {
+    let mut nodes = Nodes::start().await;
+    nodes.share("toy", 1, "toy:10:600").await.unwrap();
+    let client = nodes.client().await;
+    check(&infer(&client, "toy").await.unwrap());
+    // A client that leaves ends its session; its place is free once the engine's threads are gone.
+    for _ in 0..3 {
+        let gone = tokio::time::timeout(Duration::from_millis(150), infer(&client, "toy")).await;
+        assert!(gone.is_err());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    check(&infer(&client, "toy").await.unwrap());
+    // Server 1 disappears in the middle.
+    let server1 = nodes.nodes[1].take().unwrap();
+    let leave = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(server1);
+    };
+    let (outcome, ()) = tokio::join!(infer(&client, "toy"), leave);
+    let e = outcome.err().unwrap();
+    assert!(matches!(e.code(), Code::Link | Code::Ended), "{e}");
+    let e = infer(&client, "toy").await.err().unwrap();
+    assert!(e.to_string().contains("server 1"), "{e}");
+}
+
+#[test]
+fn a_key_that_is_not_the_pinned_one_does_not_start() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let nodes = Nodes::start().await;
+        let home = nodes.home(Role::Helper);
+        std::fs::remove_file(home.join("helper.key")).unwrap();
+        let other = Identity::load_or_create(&home.join("helper.key")).unwrap();
+        let start = |file: &Path| NodeConfig::load(file).and_then(|c| Node::start(c, Toy).map(drop));
+        let e = start(&home.join("node.toml")).unwrap_err().to_string();
+        let pinned: Pin = nodes.cluster.card(Role::Helper).pin;
+        for part in ["helper", &pinned.to_string(), &other.pin().to_string()] {
+            assert!(e.contains(part), "{e}");
+        }
+    });
+}
