@@ -14,6 +14,7 @@ use std::time::Instant;
 use safetensors::SafeTensors;
 use sharelens_models::image::{Picture, normalise};
 use sharelens_models::{Arithmetic, Model, Options, prepare};
+use tract_onnx::prelude::*;
 
 fn floats(tensors: &SafeTensors<'_>, name: &str) -> Option<Vec<f32>> {
     let data = tensors.tensor(name).ok()?.data();
@@ -113,6 +114,20 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
     }
+
+    let graph = dir.join("model.onnx");
+    let other = tract_onnx::onnx().model_for_path(graph)?.into_optimized()?.into_runnable()?;
+    let mut worst = 0f64;
+    for x in inputs.iter().take(3) {
+        // To the file's order and back.
+        let &[n, h, w, c] = &model.graph().input_shape[..] else { break };
+        let ordered: Vec<f32> = (0..x.len()).map(|i| x[i % (h * w) * c + i / (h * w)]).collect();
+        let input = Tensor::from_shape(&[n, c, h, w], &ordered)?;
+        let theirs = other.run(tvec!(input.into()))?;
+        let theirs: Vec<f64> = theirs[0].to_plain_array_view::<f32>()?.iter().map(|&v| v.into()).collect();
+        worst = worst.max(largest_difference(&prepared.float(x)?[0], theirs));
+    }
+    println!("float against tract: {worst:.2e}");
 
     let mut all = inputs;
     if let Some(npz) = rest.first() {

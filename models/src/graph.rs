@@ -268,10 +268,10 @@ impl Graph {
             if let Err(reason) = check(&node.op, &shapes, &node.shape) {
                 return fail(&node.name, reason);
             }
-            if let Some(p) = node.op.parameters() {
-                if p.weight.iter().chain(&p.bias).any(|v| !v.is_finite()) {
-                    return fail(&node.name, "a weight is not a finite number".into());
-                }
+            if let Some(p) = node.op.parameters()
+                && p.weight.iter().chain(&p.bias).any(|v| !v.is_finite())
+            {
+                return fail(&node.name, "a weight is not a finite number".into());
             }
         }
         if self.outputs.is_empty() {
@@ -307,6 +307,13 @@ pub fn conv_fits(conv: &Conv) -> bool {
         .is_some()
         && elements(&[conv.weight_len()]).is_some()
         && elements(&[conv.out_len()]).is_some()
+}
+
+/// Whether all taps of a max-pool, which are in memory at once, are within limits.
+pub fn pool_fits(p: &MaxPool) -> bool {
+    let taps = |outer: usize, kernel: usize, inner: &[usize]| elements(&[&[outer, kernel], inner].concat());
+    taps(p.n, p.columns.kernel, &[p.rows.input, p.columns.output, p.c]).is_some()
+        && taps(p.n, p.rows.kernel, &[p.rows.output, p.columns.output, p.c]).is_some()
 }
 
 fn check(op: &Op, inputs: &[&[usize]], out: &[usize]) -> Result<(), String> {
@@ -361,6 +368,7 @@ fn check(op: &Op, inputs: &[&[usize]], out: &[usize]) -> Result<(), String> {
         Op::MaxPool(p) => unless(
             p.rows.is_valid()
                 && p.columns.is_valid()
+                && pool_fits(p)
                 && x == [p.n, p.rows.input, p.columns.input, p.c]
                 && out == [p.n, p.rows.output, p.columns.output, p.c],
             "windows do not match",
@@ -369,6 +377,7 @@ fn check(op: &Op, inputs: &[&[usize]], out: &[usize]) -> Result<(), String> {
             x.len() == 4
                 && rows.is_valid(x[1])
                 && columns.is_valid(x[2])
+                && elements(&[x[0], x[1], columns.entries.len(), x[3]]).is_some()
                 && out == [x[0], rows.entries.len(), columns.entries.len(), x[3]],
             "sums do not match",
         ),

@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{ColorType, DynamicImage, ImageReader, Limits};
 
 use crate::config::{Channels, Preprocess, Resize};
 use crate::error::{Error, Result};
@@ -60,6 +60,9 @@ impl Picture {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let bad = |e: &dyn std::fmt::Display| Error::Image(e.to_string());
         check_end(bytes)?;
+        if jpeg_components(bytes) == Some(4) {
+            return Err(Error::Image("it is in CMYK; convert it to RGB or grey".into()));
+        }
         let mut limits = Limits::default();
         limits.max_image_width = Some(MAX_SIDE);
         limits.max_image_height = Some(MAX_SIDE);
@@ -67,10 +70,6 @@ impl Picture {
         let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| bad(&e))?;
         reader.limits(limits);
         let decoder = reader.into_decoder().map_err(|e| bad(&e))?;
-        let original = decoder.original_color_type();
-        if matches!(original, image::ExtendedColorType::Cmyk8) {
-            return Err(Error::Image("it is in CMYK; convert it to RGB or grey".into()));
-        }
         let picture = DynamicImage::from_decoder(decoder).map_err(|e| bad(&e))?;
         let (rows, columns) = (picture.height() as usize, picture.width() as usize);
         let mut notes = Vec::new();
@@ -167,14 +166,32 @@ fn deep(v: u16) -> f64 {
 /// Decoders forgive a missing end; a cut-off scan must not pass for a whole one.
 fn check_end(bytes: &[u8]) -> Result<()> {
     let whole = if bytes.starts_with(&[0xff, 0xd8]) {
-        // Some writers append padding or metadata after the end of the image.
-        bytes.windows(2).rev().any(|w| w == [0xff, 0xd9])
+        // Some writers append padding after the end, and a thumbnail has an end of its own: what counts is an
+        // end after the last scan began.
+        let last = |marker: u8| bytes.windows(2).rposition(|w| w == [0xff, marker]);
+        last(0xd9) > last(0xda)
     } else if bytes.starts_with(b"\x89PNG") {
         bytes.windows(4).rev().any(|w| w == b"IEND")
     } else {
         return Err(Error::Image("it is neither PNG nor JPEG".into()));
     };
     if whole { Ok(()) } else { Err(Error::Image("the file is cut off".into())) }
+}
+
+/// Colour components that the frame header of a JPEG file states.
+fn jpeg_components(bytes: &[u8]) -> Option<u8> {
+    let mut rest = bytes.strip_prefix(&[0xff, 0xd8])?;
+    loop {
+        let [0xff, marker, high, low, ..] = *rest else { return None };
+        match marker {
+            // A fill byte; restarts have no length.
+            0xff => rest = &rest[1..],
+            0x01 | 0xd0..=0xd7 => rest = &rest[2..],
+            0xc0..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => return rest.get(9).copied(),
+            0xd9 | 0xda => return None,
+            _ => rest = rest.get(2 + usize::from(u16::from_be_bytes([high, low]))..)?,
+        }
+    }
 }
 
 /// Resizes the middle axis of `[outer, from, inner]`: output `i` looks at the centre `(i + 0.5) * from / to`
@@ -246,6 +263,17 @@ mod tests {
                 assert!(Picture::decode(&bytes[..keep]).is_err(), "{keep} bytes");
             }
         }
+    }
+
+    #[test]
+    fn four_inks_are_refused() {
+        let mut jpeg = Vec::new();
+        let buffer = image::RgbImage::from_raw(8, 8, vec![9; 192]).expect("right size");
+        buffer.write_to(&mut Cursor::new(&mut jpeg), image::ImageFormat::Jpeg).expect("encodes");
+        assert_eq!(jpeg_components(&jpeg), Some(3));
+        let frame = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).expect("a frame");
+        jpeg[frame + 9] = 4;
+        assert!(Picture::decode(&jpeg).unwrap_err().to_string().contains("CMYK"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use sharelens_protocol::ring::Range;
 use crate::arithmetic::Arithmetic;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::graph::{FinalActivation, MAX_ELEMENTS, MAX_NODES, conv_fits, elements};
+use crate::graph::{FinalActivation, MAX_ELEMENTS, MAX_NODES, conv_fits, elements, pool_fits};
 use crate::program::{Instruction, Layer, Program};
 
 /// Version of the format.
@@ -115,10 +115,10 @@ impl Manifest {
             if register as usize > p.layers.len() || elements(&info.shape) != elements(p.shape(register)) {
                 return bad(format!("output {} does not fit its register", info.name));
             }
-            if let [n, c, h, w] = info.shape[..] {
-                if p.shape(register) != [n, h, w, c] {
-                    return bad(format!("output {} is not stored as [n, h, w, c]", info.name));
-                }
+            if let [n, c, h, w] = info.shape[..]
+                && p.shape(register) != [n, h, w, c]
+            {
+                return bad(format!("output {} is not stored as [n, h, w, c]", info.name));
             }
         }
         Ok(())
@@ -189,7 +189,7 @@ fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
             ensure(
                 x == [pool.n, pool.rows.input, pool.columns.input, pool.c]
                     && out == [pool.n, pool.rows.output, pool.columns.output, pool.c]
-                    && pool.rows.kernel.max(pool.columns.kernel) <= 1 << 12,
+                    && pool_fits(pool),
                 "its windows do not match",
             )
         }
@@ -201,6 +201,7 @@ fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
                 sum.rows.is_valid()
                     && sum.columns.is_valid()
                     && x == [sum.n, sum.rows.input, sum.columns.input, sum.c]
+                    && elements(&[sum.n, sum.rows.input, sum.columns.entries.len(), sum.c]).is_some()
                     && out == [sum.n, sum.rows.entries.len(), sum.columns.entries.len(), sum.c],
                 "its sums do not match",
             )

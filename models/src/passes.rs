@@ -68,3 +68,60 @@ fn remove(graph: &mut Graph, i: usize) {
     nodes.iter_mut().flat_map(|n: &mut Node| &mut n.inputs).for_each(renumber);
     outputs.iter_mut().for_each(|o| renumber(&mut o.value));
 }
+
+#[cfg(test)]
+mod tests {
+    use sharelens_protocol::ring::kernel::Conv;
+
+    use super::*;
+    use crate::float;
+    use crate::graph::{Op, Output, Parameters};
+
+    fn node(name: &str, op: Op, inputs: &[ValueId], shape: &[usize]) -> Node {
+        Node { name: name.into(), op, inputs: inputs.to_vec(), shape: shape.to_vec() }
+    }
+
+    fn dense(k: usize, cols: usize, weight: Vec<f32>) -> Op {
+        let bias = (0..cols).map(|o| 0.1 * o as f32).collect();
+        Op::Linear { conv: Conv::dense(1, k, cols), parameters: Parameters { weight, bias } }
+    }
+
+    /// Two dense layers, the first with one channel far smaller than the other.
+    fn uneven() -> Graph {
+        Graph {
+            name: "uneven".into(),
+            input_name: "x".into(),
+            input_shape: vec![1, 2],
+            nodes: vec![
+                node("first", dense(2, 2, vec![4.0, -3.0, 0.01, 0.02]), &[0], &[1, 2]),
+                node("relu", Op::Relu, &[1], &[1, 2]),
+                node("second", dense(2, 1, vec![0.5, 7.0]), &[2], &[1, 1]),
+            ],
+            outputs: vec![Output {
+                name: "y".into(),
+                value: 3,
+                original_shape: vec![1, 1],
+                activation: None,
+            }],
+        }
+    }
+
+    #[test]
+    fn equalising_keeps_the_function() {
+        let before = uneven();
+        let mut after = before.clone();
+        assert_eq!(simplify(&mut after).expect("valid").equalised, 1);
+        let largest = |g: &Graph| g.nodes[0].op.parameters().expect("linear").weight[3];
+        assert!(largest(&after) >= 8.0 * largest(&before));
+        for x in [[1.0, 2.0], [-3.0, 0.5], [0.0, 9.0]] {
+            assert_eq!(float::run(&before, &x).expect("runs"), float::run(&after, &x).expect("runs"));
+        }
+    }
+
+    #[test]
+    fn what_is_read_twice_or_yielded_is_left_alone() {
+        let mut g = uneven();
+        g.outputs.push(Output { name: "z".into(), value: 2, original_shape: vec![1, 2], activation: None });
+        assert_eq!(simplify(&mut g).expect("valid"), Changes::default());
+    }
+}

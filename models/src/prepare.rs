@@ -112,7 +112,7 @@ pub fn prepare(model: &Model, samples: &[Vec<f32>], options: &Options) -> Result
     if samples.is_empty() {
         return Err(Error::Range("no inputs to calibrate on were given".into()));
     }
-    if !(1.0..=1e6).contains(&options.margin) || !(options.tolerance > 0.0) {
+    if !(1.0..=1e6).contains(&options.margin) || options.tolerance.is_nan() || options.tolerance <= 0.0 {
         return Err(Error::Range("margin has to be at least 1 and tolerance positive".into()));
     }
     let mut graph = model.graph.clone();

@@ -137,9 +137,9 @@ impl Scales {
         }
         let room = rooms(graph, peaks, bounds, &range, &lifted);
         let mut largest = vec![cap; values];
-        for v in 0..values {
+        for (v, room) in room.iter().enumerate() {
             let (root, ratio) = groups.find(v);
-            largest[root] = largest[root].min(room[v] / (margin * ratio)).min(cap / ratio.min(1.0));
+            largest[root] = largest[root].min(room / (margin * ratio)).min(cap / ratio.min(1.0));
         }
         let scale: Vec<f64> = (0..values)
             .map(|v| {

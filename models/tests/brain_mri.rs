@@ -2,6 +2,7 @@
 //! against floats, files and manifests against damage.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use safetensors::SafeTensors;
 use sharelens_models::image::Picture;
@@ -43,8 +44,12 @@ fn difference(a: &[f64], b: &[f64]) -> f64 {
 }
 
 fn ready() -> Prepared {
-    let model = model();
-    prepare(&model, &pictures(&model), &Options::default()).expect("there is room").0
+    static READY: OnceLock<Prepared> = OnceLock::new();
+    let prepare = || {
+        let model = model();
+        prepare(&model, &pictures(&model), &Options::default()).expect("there is room").0
+    };
+    READY.get_or_init(prepare).clone()
 }
 
 #[test]
@@ -166,7 +171,8 @@ fn manifests_of_a_peer_are_checked() {
     let json = serde_json::to_string(&good).expect("writes");
     let back: Manifest = serde_json::from_str(&json).expect("reads");
     assert_eq!(back, good);
-    let spoil: &[(&str, fn(&mut Manifest))] = &[
+    type Spoil = (&'static str, fn(&mut Manifest));
+    let spoil: &[Spoil] = &[
         ("version", |m| m.version = 7),
         ("divisor", |m| m.program.divisor += 1),
         ("moduli", |m| m.arithmetic = Arithmetic::Rns(Moduli { p: vec![255, 253], q: vec![2] })),
@@ -204,4 +210,23 @@ fn manifests_of_a_peer_are_checked() {
         assert!(bad.validate().is_err(), "{what}");
     }
     assert!(good.decode(0, &[0; 3]).is_err() && good.decode(1, &[0; 4]).is_err());
+}
+
+#[test]
+fn planning_needs_the_manifest_alone() {
+    use sharelens_ops::planner::{Length, Planner};
+    use sharelens_protocol::compare::Rounds;
+    use sharelens_protocol::ring::Rns;
+
+    let manifest = ready().manifest().expect("valid");
+    let mut planner = Planner::<Rns>::new(Rounds::Balanced);
+    let input = Length::new(manifest.program.input_len());
+    let mut layers = 0;
+    let run = sharelens_models::run(&manifest.program, &mut planner, input, |_| layers += 1);
+    let outputs = futures::executor::block_on(run).expect("lengths fit");
+    assert_eq!((outputs, layers), (vec![Length::new(4)], manifest.program.layers.len()));
+    // Six linear layers, five ReLUs, four pools of two levels; everything else is local.
+    let plan = planner.finish();
+    assert_eq!(plan.maps().count(), 6);
+    assert_eq!(plan.demands().len(), 6 + 5 + 4 * 2);
 }

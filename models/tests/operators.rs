@@ -26,7 +26,7 @@ fn compare(name: &str, bytes: &[u8], dims: &[i64], x: &[f32], expected: &[Vec<f3
     let input = to_storage(x, dims);
     let options = Options { stress: false, ..Options::default() };
     let (prepared, report) =
-        prepare(&model, &[input.clone()], &options).unwrap_or_else(|e| panic!("{name}: {e}"));
+        prepare(&model, std::slice::from_ref(&input), &options).unwrap_or_else(|e| panic!("{name}: {e}"));
     let float = prepared.float(&input).expect("runs");
     assert_eq!(float.len(), expected.len(), "{name}");
     for (f, e) in float.iter().zip(expected) {
@@ -60,6 +60,8 @@ fn against_tract(name: &str, builder: Builder, dims: &[i64], outputs: &[&str]) {
     compare(name, &bytes, dims, &x, &expected);
 }
 
+type Attributes<'a> = &'a [(&'a str, common::Attr<'a>)];
+
 const MAP: &[i64] = &[1, 4, 7, 6];
 
 fn map(opset: i64) -> Builder {
@@ -68,7 +70,7 @@ fn map(opset: i64) -> Builder {
 
 #[test]
 fn convolutions() {
-    let cases: &[(&str, &[i64], &[(&str, common::Attr<'_>)])] = &[
+    let cases: &[(&str, &[i64], Attributes<'_>)] = &[
         ("plain", &[5, 4, 3, 3], &[]),
         ("padded", &[5, 4, 3, 2], &[("pads", Is(&[1, 0, 2, 1])), ("strides", Is(&[2, 1]))]),
         ("dilated", &[3, 4, 2, 3], &[("dilations", Is(&[2, 2])), ("pads", Is(&[1, 1, 1, 1]))]),
@@ -87,17 +89,19 @@ fn convolutions() {
     }
 }
 
-/// The definition of a transposed convolution, as a scatter over `[c, h, w]`.
-fn scatter(
-    x: &[f32],
-    w: &[f32],
-    b: &[f32],
-    [c, h, wd]: [usize; 3],
-    [o, k]: [usize; 2],
-    s: usize,
-    p: usize,
+/// A square transposed convolution of one image.
+struct Scatter {
+    input: [usize; 3],
+    outputs: usize,
+    kernel: usize,
+    stride: usize,
+    pad: usize,
     extra: usize,
-) -> Vec<f32> {
+}
+
+/// The definition of a transposed convolution, as a scatter over `[c, h, w]`.
+fn scatter(t: &Scatter, x: &[f32], w: &[f32], b: &[f32]) -> Vec<f32> {
+    let &Scatter { input: [c, h, wd], outputs: o, kernel: k, stride: s, pad: p, extra } = t;
     let (oh, ow) = ((h - 1) * s + k + extra - 2 * p, (wd - 1) * s + k + extra - 2 * p);
     let mut out: Vec<f32> = b.iter().flat_map(|&b| vec![b; oh * ow]).collect();
     for (i, y, xx, j) in itertools4(c, h, wd, o) {
@@ -130,7 +134,8 @@ fn transposed_convolutions() {
         );
         let x = numbers(4 * 7 * 6, 7);
         let weights = |i: usize| b.graph.initializer[i].float_data.clone();
-        let expected = scatter(&x, &weights(0), &weights(1), [4, 7, 6], [3, k as usize], s, p, extra);
+        let shape = Scatter { input: [4, 7, 6], outputs: 3, kernel: k as usize, stride: s, pad: p, extra };
+        let expected = scatter(&shape, &x, &weights(0), &weights(1));
         compare(
             &format!("ConvTranspose k {k} s {s} p {p} extra {extra}"),
             &b.build(&["y"]),
@@ -232,7 +237,7 @@ fn activations() {
 
 #[test]
 fn pools() {
-    let cases: &[(&str, &str, &[(&str, common::Attr<'_>)])] = &[
+    let cases: &[(&str, &str, Attributes<'_>)] = &[
         ("MaxPool", "2x2", &[("kernel_shape", Is(&[2, 2])), ("strides", Is(&[2, 2]))]),
         (
             "MaxPool",

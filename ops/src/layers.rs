@@ -2,8 +2,6 @@
 //!
 //! Feature maps are `[n, h, w, c]`. A layer takes its [`Step`] and uses calls of that step only.
 
-use std::future::Future;
-
 use sharelens_protocol::ring::{Domain, Reduced};
 use sharelens_protocol::{Result, Step};
 
@@ -49,17 +47,15 @@ impl Calls {
 }
 
 /// Elementwise maximum, b + relu(a - b), for |a - b| < P/2.
-pub fn maximum<'a, E: Engine>(
-    e: &'a mut E,
+pub async fn maximum<E: Engine>(
+    e: &mut E,
     at: Step,
-    a: &'a E::V<Reduced>,
-    b: &'a E::V<Reduced>,
-) -> impl Future<Output = Result<E::V<Reduced>>> + 'a {
-    async move {
-        let difference = e.sub(a, b);
-        let rise = e.relu_reduced(at, &difference).await?;
-        Ok(e.add(b, &rise))
-    }
+    a: &E::V<Reduced>,
+    b: &E::V<Reduced>,
+) -> Result<E::V<Reduced>> {
+    let difference = e.sub(a, b);
+    let rise = e.relu_reduced(at, &difference).await?;
+    Ok(e.add(b, &rise))
 }
 
 /// Elements `from..to` of `x`.

@@ -104,11 +104,11 @@ fn reshape(net: &mut Importer, x: &Value, dims: Vec<usize>) -> Handled {
     }
     let mut id = x.id;
     // A feature map has to go back to the file's order first, unless both orders are one.
-    if let [n, c, h, w] = x.dims[..] {
-        if c > 1 && h * w > 1 {
-            id =
-                net.push_storage(Op::Transpose { permutation: vec![0, 3, 1, 2] }, &[id], vec![n, c, h, w])?;
-        }
+    if let [n, c, h, w] = x.dims[..]
+        && c > 1
+        && h * w > 1
+    {
+        id = net.push_storage(Op::Transpose { permutation: vec![0, 3, 1, 2] }, &[id], vec![n, c, h, w])?;
     }
     match dims[..] {
         [n, c, h, w] if c > 1 && h * w > 1 => {

@@ -17,7 +17,6 @@ fn spread(constant: &Array, dims: &[usize]) -> Reason<Vec<f32>> {
     let (Some(skip), true, false) = (skip, fits, values.is_empty()) else {
         return Err(format!("a constant of shape {:?} does not spread over {dims:?}", constant.dims));
     };
-    elements(dims).ok_or("its input is too large")?;
     let mut strides = vec![0usize; rank];
     let mut stride = 1;
     for (i, &c) in constant.dims.iter().enumerate().rev() {
@@ -27,6 +26,10 @@ fn spread(constant: &Array, dims: &[usize]) -> Reason<Vec<f32>> {
     let axes = storage_axes(rank);
     // Leading axes along which nothing changes are left out.
     let lead = axes.iter().take(rank.saturating_sub(1)).take_while(|&&a| strides[a] == 0).count();
+    let count: usize = axes[lead..].iter().map(|&a| dims[a]).product();
+    if count > 1 << 24 {
+        return Err(format!("a constant of {count} different numbers is beyond the limits"));
+    }
     let mut index = vec![0usize];
     for &axis in &axes[lead..] {
         let stride = strides[axis];

@@ -94,10 +94,10 @@ impl Array {
         if found != count {
             return Err(bad(&format!("{found} elements for shape {dims:?}")));
         }
-        if let Data::Floats(v) = &data {
-            if let Some(i) = v.iter().position(|v| !v.is_finite()) {
-                return Err(bad(&format!("element {i} is {}", v[i])));
-            }
+        if let Data::Floats(v) = &data
+            && let Some(i) = v.iter().position(|v| !v.is_finite())
+        {
+            return Err(bad(&format!("element {i} is {}", v[i])));
         }
         Ok(Self { dims, data })
     }

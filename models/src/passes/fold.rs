@@ -8,14 +8,13 @@ use crate::graph::{Graph, Op, Parameters};
 pub(super) fn affine(graph: &mut Graph, changes: &mut Changes) {
     let mut i = 0;
     while i < graph.nodes.len() {
-        if matches!(graph.nodes[i].op, Op::Affine { .. }) {
-            if into_previous(graph, i) || into_next(graph, i) {
-                remove(graph, i);
-                changes.folded += 1;
-                // Removal may bring another one next to a linear layer that was passed already.
-                i = 0;
-                continue;
-            }
+        if matches!(graph.nodes[i].op, Op::Affine { .. }) && (into_previous(graph, i) || into_next(graph, i))
+        {
+            remove(graph, i);
+            changes.folded += 1;
+            // Removal may bring another one next to a linear layer that was passed already.
+            i = 0;
+            continue;
         }
         i += 1;
     }

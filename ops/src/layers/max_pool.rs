@@ -33,7 +33,7 @@ impl Window {
         let sane = |v: usize| v > 0 && v < 1 << 24;
         [self.input, self.kernel, self.stride, self.dilation, self.output].into_iter().all(sane)
             && self.before < 1 << 24
-            && self.kernel.checked_mul(self.output).is_some_and(|v| v < 1 << 28)
+            && self.kernel.checked_mul(self.output).is_some_and(|v| v < 1 << 24)
             && (0..self.output).all(|o| self.entries(o).next().is_some())
     }
 

@@ -196,8 +196,8 @@ mod tests {
         for n in 0..conv.n {
             for oy in 0..conv.out_h() {
                 for ox in 0..conv.out_w() {
-                    for o in 0..conv.c_out {
-                        let mut sum = bias[o];
+                    for (o, &bias) in bias.iter().enumerate() {
+                        let mut sum = bias;
                         for ky in 0..conv.kernel[0] {
                             for kx in 0..conv.kernel[1] {
                                 let y =
