@@ -19,7 +19,7 @@ use sharelens_protocol::{Channel, Error, Party, Result, Server, Share, Step, sha
 
 use crate::runner::{InputShare, Run, Runner, Sizes};
 
-pub use sharing::{decode_manifest, encode_manifest, open_result, share_image, share_weights};
+pub use sharing::{decode_manifest, encode_manifest, open_result, share_image, share_weights, view};
 
 /// The engine of this version.
 pub const fn runner() -> impl Runner {

@@ -112,6 +112,8 @@ impl Demo {
         std::fs::create_dir_all(&self.out).with_context(|| show(&self.out))?;
         let file = self.out.join("result.json");
         std::fs::write(&file, serde_json::to_string_pretty(&json)?).with_context(|| show(&file))?;
+        let view = self.out.join("server0-view.png");
+        let seen = picture(&done.manifest.program.input_shape, &done.view, &view)?;
         ui.say(result::cost_words(&json["cost"], true));
         if let Some(wan) = self.wan {
             let seconds = json["wan"]["seconds"].as_f64().unwrap_or(f64::NAN);
@@ -123,12 +125,25 @@ impl Demo {
         let mut text = result::words(&json["result"]);
         let differs = json["max_abs_error"].as_f64().unwrap_or(f64::NAN);
         text += &format!("\n  plaintext differs by at most {differs:.6}\n  wrote {}", show(&file));
+        if seen {
+            text += &format!("\nNobody saw the image: server 0's view is {}", show(&view));
+        }
         ui.result(&json, text)
     }
 }
 
 fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy()
+}
+
+/// Writes the first channel of `values`, in storage order, as a grey picture, if they are one.
+fn picture(shape: &[usize], values: &[u8], file: &Path) -> Result<bool> {
+    let [1, h, w, c] = shape[..] else { return Ok(false) };
+    let grey = values.iter().step_by(c).copied().collect();
+    let (w, h) = (u32::try_from(w)?, u32::try_from(h)?);
+    let Some(picture) = image::GrayImage::from_raw(w, h, grey) else { return Ok(false) };
+    picture.save(file).with_context(|| show(file))?;
+    Ok(true)
 }
 
 /// Three nodes as child processes, killed when this is dropped. They also stop by themselves when this process

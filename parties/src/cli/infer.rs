@@ -11,6 +11,7 @@ use sharelens::config::LinkConfig;
 use sharelens::control::Accepted;
 use sharelens::{Client, Cluster, Error, Identity, Role, engine};
 use sharelens_models::Manifest;
+use sharelens_protocol::Server;
 
 use super::{KeyArgs, Mode, RingName, Ui, model, result, show};
 
@@ -76,6 +77,8 @@ pub struct Done {
     pub outputs: Vec<Vec<f64>>,
     /// Shares and reports.
     pub inference: Inference,
+    /// What server 0 saw of the image, as [`engine::view`].
+    pub view: Vec<u8>,
 }
 
 impl Done {
@@ -102,14 +105,15 @@ pub async fn connect(cluster: &Cluster, identity: Arc<Identity>, link: &LinkConf
 /// Runs a shared model on one image.
 pub async fn infer(client: &Client, name: &str, version: Option<u32>, image: &Path, ui: Ui) -> Result<Done> {
     let bar = ui.progress(4, "sharing");
-    let mut manifest = None;
+    let (mut manifest, mut view) = (None, Vec::new());
     let share = |accepted: &Accepted| {
         let accepted = engine::decode_manifest(&accepted.manifest)?;
         let input = model::input(accepted.config.preprocess.as_ref(), image)
             .map_err(|e| Error::Config { file: "the image".into(), reason: format!("{e:#}") })?;
-        let shared = engine::share_image(&accepted, &input);
+        let shared = engine::share_image(&accepted, &input)?;
+        view = engine::view(&accepted, &shared, Server::Server0)?;
         manifest = Some(accepted);
-        shared
+        Ok(shared)
     };
     let progress = |at: Progress| {
         bar.inc(1);
@@ -124,7 +128,7 @@ pub async fn infer(client: &Client, name: &str, version: Option<u32>, image: &Pa
     let (inference, manifest) = (inference?, manifest.context("no manifest came")?);
     let [a, b] = &inference.outputs;
     let outputs = engine::open_result(&manifest, [a, b])?;
-    Ok(Done { manifest, outputs, inference })
+    Ok(Done { manifest, outputs, inference, view })
 }
 
 impl Infer {

@@ -45,9 +45,24 @@ pub struct Prepare {
     /// Directory of images to calibrate with.
     #[arg(long, value_name = "DIR")]
     calibrate: PathBuf,
+    /// Room that every value must have beyond the largest one seen, as a factor.
+    #[arg(long, default_value_t = Options::default().margin)]
+    margin: f64,
+    /// Largest error of an output that the choice of moduli may cause.
+    #[arg(long, default_value_t = Options::default().tolerance)]
+    tolerance: f64,
+    /// Numbers of moduli for comparisons and for scales, as 3,2 [default: the fewest that are good enough].
+    #[arg(long, value_name = "K,L", value_parser = moduli)]
+    moduli: Option<(usize, usize)>,
     /// File to write.
     #[arg(short, long)]
     output: PathBuf,
+}
+
+/// `K,L`.
+fn moduli(text: &str) -> Result<(usize, usize), String> {
+    let pair = text.split_once(',').and_then(|(k, l)| Some((k.trim().parse().ok()?, l.trim().parse().ok()?)));
+    pair.ok_or_else(|| format!("{text:?} is not of the form K,L"))
 }
 
 #[derive(Debug, Args)]
@@ -141,7 +156,10 @@ impl Prepare {
     fn run(self, ui: Ui) -> Result<()> {
         let model = Model::import(&self.model, self.config.as_deref()).with_context(|| show(&self.model))?;
         let samples = inputs(model.config().preprocess.as_ref(), &self.calibrate)?;
-        let (prepared, report) = sharelens_models::prepare(&model, &samples, &Options::default())?;
+        let arithmetic = self.moduli.map(|(k, l)| Arithmetic::usual(k, l)).transpose()?;
+        let options =
+            Options { margin: self.margin, tolerance: self.tolerance, arithmetic, ..Options::default() };
+        let (prepared, report) = sharelens_models::prepare(&model, &samples, &options)?;
         prepared.save(&self.output).with_context(|| show(&self.output))?;
         let mut text = String::new();
         for refused in &report.refused {

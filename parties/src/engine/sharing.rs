@@ -5,7 +5,7 @@ use sharelens_ops::plain::Weights;
 use sharelens_protocol::correlation::SecureRing;
 use sharelens_protocol::prg::{Purpose, Seed};
 use sharelens_protocol::ring::{Range, Rns, Z64};
-use sharelens_protocol::{Step, share};
+use sharelens_protocol::{Server, Step, share};
 use zeroize::Zeroizing;
 
 use super::{IMAGE, WEIGHTS};
@@ -100,6 +100,27 @@ pub fn share_image(manifest: &Manifest, input: &[f32]) -> Result<SharedImage> {
         let output_bytes = outputs * bytes(ring, Range::Reduced);
         Ok(SharedImage { seed, words: Zeroizing::new(share::to_bytes(&words)), output_bytes })
     })
+}
+
+/// What `server` sees of an image: the first plane of its share, a byte for each number of the input, in the
+/// program's order. For pictures that show that there is nothing to see.
+///
+/// # Errors
+/// [`Error::Protocol`] if the manifest's moduli are not usable.
+pub fn view(manifest: &Manifest, shared: &SharedImage, server: Server) -> Result<Vec<u8>> {
+    with_ring!(manifest, |ring| Ok(first_plane(ring, manifest.program.input_len(), shared, server)))
+}
+
+fn first_plane<R: SecureRing>(ring: &R, n: usize, shared: &SharedImage, server: Server) -> Vec<u8> {
+    let word = size_of::<R::Word>();
+    let words = match server {
+        Server::Server0 => {
+            let prg = shared.seed.prg(IMAGE);
+            share::to_bytes(&ring.uniform(Range::Full, prg.at(Step::layer(0), Purpose::Input), n))
+        }
+        Server::Server1 => shared.words.to_vec(),
+    };
+    words.chunks_exact(word).take(n).map(|w| w[word - 1]).collect()
 }
 
 /// Joins both servers' shares of the result: each output as real numbers in the network's order, before the
