@@ -86,8 +86,9 @@ impl<R: SecureRing> Model<R> {
         let program = &manifest.program;
         let mut planner = Planner::<R>::new(ROUNDS);
         block_on(run(program, &mut planner, Length::new(program.input_len()), |_| {}))?;
-        let maps = program.linear_maps();
-        Ok(Self { ring, plan: planner.finish(), maps, manifest })
+        let (maps, plan) = (program.linear_maps(), planner.finish());
+        plan.check(&ring)?;
+        Ok(Self { ring, plan, maps, manifest })
     }
 
     fn sizes(&self) -> Sizes {
