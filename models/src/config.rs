@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::graph::Graph;
+use crate::image::MAX_SAMPLES;
 
 /// Bytes that a configuration may have.
 const MAX_BYTES: u64 = 1 << 20;
@@ -195,6 +196,9 @@ impl Preprocess {
                 "pictures of {:?} with {c} channels for an input of shape {input:?}",
                 self.size
             ));
+        }
+        if input.iter().try_fold(1usize, |a, &d| a.checked_mul(d)).is_none_or(|n| n > MAX_SAMPLES) {
+            return bad(format!("pictures of {:?}: at most {MAX_SAMPLES} numbers are accepted", self.size));
         }
         if self.mean.len() != c || self.std.len() != c {
             return bad(format!(

@@ -10,6 +10,12 @@ use crate::error::{Error, Result};
 pub const MAX_ELEMENTS: usize = 1 << 27;
 /// Nodes that a network may have.
 pub const MAX_NODES: usize = 1 << 14;
+/// Axes that a value may have.
+pub const MAX_RANK: usize = 8;
+/// Elements that one run may move, over all layers: about a second of planning.
+pub const MAX_MOVES: u64 = 1 << 30;
+/// Multiply-accumulates that one run may take.
+pub const MAX_MACS: u64 = 1 << 43;
 
 /// A value: 0 is the network's input, `i + 1` the output of node `i`.
 pub type ValueId = usize;
@@ -175,6 +181,21 @@ impl Op {
         }
     }
 
+    /// At least how many elements it moves to yield a value of this shape.
+    fn moves(&self, shape: &[usize]) -> u64 {
+        let out = product(shape);
+        match self {
+            Self::MaxPool(p) => out.saturating_add(pool_moves(p)),
+            Self::Weighted { rows, columns } => {
+                let count = |t: &Taps| t.entries.first().map_or(0, Vec::len) as u64;
+                let wide = product(&[shape.first().copied().unwrap_or(1), rows.input])
+                    .saturating_mul(product(&[columns.entries.len(), shape.last().copied().unwrap_or(1)]));
+                out.saturating_mul(count(rows)).saturating_add(wide.saturating_mul(count(columns)))
+            }
+            _ => out,
+        }
+    }
+
     /// Secret weights, if it has any.
     pub fn parameters(&self) -> Option<&Parameters> {
         match self {
@@ -254,6 +275,12 @@ impl Graph {
                 allowed: MAX_NODES as u64,
             });
         }
+        // A few bytes can ask for much work, so the sum is checked before any of it is done.
+        let moves = self.nodes.iter().fold(0, |a: u64, n| a.saturating_add(n.op.moves(&n.shape)));
+        if moves > MAX_MOVES {
+            let what = "the number of elements that all nodes move".into();
+            return Err(Error::Limit { what, found: moves, allowed: MAX_MOVES });
+        }
         if elements(&self.input_shape).is_none() {
             return fail(&self.input_name, format!("shape {:?} is not acceptable", self.input_shape));
         }
@@ -292,7 +319,20 @@ impl Graph {
 /// Elements of a shape; `None` beyond [`MAX_ELEMENTS`], and for none at all.
 pub fn elements(shape: &[usize]) -> Option<usize> {
     let n = shape.iter().try_fold(1usize, |a, &d| a.checked_mul(d))?;
-    (n > 0 && n <= MAX_ELEMENTS && shape.len() <= 8).then_some(n)
+    (n > 0 && n <= MAX_ELEMENTS && shape.len() <= MAX_RANK).then_some(n)
+}
+
+fn product(shape: &[usize]) -> u64 {
+    shape.iter().fold(1u64, |a, &d| a.saturating_mul(d as u64))
+}
+
+/// How many elements a max-pool moves, and how many steps its windows take to compare. Nothing is known of its
+/// numbers yet.
+pub(crate) fn pool_moves(p: &MaxPool) -> u64 {
+    let wide = product(&[p.n, p.rows.input, p.columns.output, p.c, p.columns.kernel]);
+    let tall = product(&[p.n, p.rows.output, p.columns.output, p.c, p.rows.kernel]);
+    let windows = [&p.rows, &p.columns].map(|w| product(&[w.kernel, w.kernel, w.output]));
+    windows.into_iter().fold(wide.saturating_add(tall), u64::saturating_add)
 }
 
 /// Whether a convolution is valid and its padded input within limits.

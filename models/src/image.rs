@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use image::{ColorType, DynamicImage, ImageReader, Limits};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
 
 use crate::config::{Channels, Preprocess, Resize};
 use crate::error::{Error, Result};
@@ -14,6 +14,8 @@ pub const MAX_SIDE: u32 = 1 << 14;
 const MAX_ALLOC: u64 = 1 << 29;
 /// Bytes that a picture file may have.
 const MAX_FILE: u64 = 1 << 28;
+/// Numbers that a picture may have, decoded or on the way to the network's size: half a GiB of them.
+pub const MAX_SAMPLES: usize = 1 << 26;
 
 /// A decoded picture: numbers from 0 to 255, `[rows, columns, channels]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +62,8 @@ impl Picture {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let bad = |e: &dyn std::fmt::Display| Error::Image(e.to_string());
         check_end(bytes)?;
-        if jpeg_components(bytes) == Some(4) {
+        // The decoder would turn it into RGB without a word, and without its colour profile.
+        if components(bytes) == Some(4) {
             return Err(Error::Image("it is in CMYK; convert it to RGB or grey".into()));
         }
         let mut limits = Limits::default();
@@ -70,9 +73,20 @@ impl Picture {
         let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| bad(&e))?;
         reader.limits(limits);
         let decoder = reader.into_decoder().map_err(|e| bad(&e))?;
+        let (width, height) = decoder.dimensions();
+        let samples = u64::from(width) * u64::from(height) * u64::from(decoder.color_type().channel_count());
+        if samples > MAX_SAMPLES as u64 {
+            return Err(Error::Image(format!(
+                "its {width}x{height} pixels are {samples} numbers, and at most {MAX_SAMPLES} are accepted"
+            )));
+        }
         let picture = DynamicImage::from_decoder(decoder).map_err(|e| bad(&e))?;
         let (rows, columns) = (picture.height() as usize, picture.width() as usize);
         let mut notes = Vec::new();
+        // The header comes first in every PNG; its colour type 3 is a palette.
+        if bytes.starts_with(b"\x89PNG") && bytes.get(25) == Some(&3) {
+            notes.push("colours of a palette were looked up".into());
+        }
         if matches!(picture.color(), ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16)
         {
             notes.push("16-bit samples were scaled to 0..255, keeping their fractions".into());
@@ -120,6 +134,12 @@ impl Picture {
         let [rows, columns] = p.size;
         match p.resize {
             Resize::Triangle => {
+                if self.rows.saturating_mul(columns).saturating_mul(c) > MAX_SAMPLES {
+                    return Err(Error::Image(format!(
+                        "it has {} rows, too many for a network of {columns} columns",
+                        self.rows
+                    )));
+                }
                 let wide = triangle(&pixels, self.rows, self.columns, columns, c);
                 Ok(triangle(&wide, 1, self.rows, rows, columns * c))
             }
@@ -163,6 +183,25 @@ fn deep(v: u16) -> f64 {
     f64::from(v) / 257.0
 }
 
+/// Components of a JPEG file, as its frame header says; `None` for anything else.
+fn components(bytes: &[u8]) -> Option<u8> {
+    let mut rest = bytes.strip_prefix(&[0xff, 0xd8])?;
+    loop {
+        match *rest {
+            // Padding, and markers without a length.
+            [0xff, 0xff, ..] => rest = &rest[1..],
+            [0xff, 0x01 | 0xd0..=0xd8, ..] => rest = &rest[2..],
+            // Frame headers: all of this range but tables and arithmetic conditioning.
+            [0xff, 0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf, _, _, _, _, _, _, _, n, ..] => {
+                return Some(n);
+            }
+            [0xff, 0xda, ..] => return None,
+            [0xff, _, a, b, ..] => rest = rest.get(2 + usize::from(u16::from_be_bytes([a, b]))..)?,
+            _ => return None,
+        }
+    }
+}
+
 /// Decoders forgive a missing end; a cut-off scan must not pass for a whole one.
 fn check_end(bytes: &[u8]) -> Result<()> {
     let whole = if bytes.starts_with(&[0xff, 0xd8]) {
@@ -176,22 +215,6 @@ fn check_end(bytes: &[u8]) -> Result<()> {
         return Err(Error::Image("it is neither PNG nor JPEG".into()));
     };
     if whole { Ok(()) } else { Err(Error::Image("the file is cut off".into())) }
-}
-
-/// Colour components that the frame header of a JPEG file states.
-fn jpeg_components(bytes: &[u8]) -> Option<u8> {
-    let mut rest = bytes.strip_prefix(&[0xff, 0xd8])?;
-    loop {
-        let [0xff, marker, high, low, ..] = *rest else { return None };
-        match marker {
-            // A fill byte; restarts have no length.
-            0xff => rest = &rest[1..],
-            0x01 | 0xd0..=0xd7 => rest = &rest[2..],
-            0xc0..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => return rest.get(9).copied(),
-            0xd9 | 0xda => return None,
-            _ => rest = rest.get(2 + usize::from(u16::from_be_bytes([high, low]))..)?,
-        }
-    }
 }
 
 /// Resizes the middle axis of `[outer, from, inner]`: output `i` looks at the centre `(i + 0.5) * from / to`
@@ -290,6 +313,35 @@ mod tests {
         let mut png = Vec::new();
         clear.write_to(&mut Cursor::new(&mut png), image::ImageFormat::Png).expect("encodes");
         assert_eq!(Picture::decode(&png).expect("whole").pixels, [1.0, 2.0, 3.0]);
+    }
+
+    #[test]
+    fn four_components_are_refused() {
+        // Start, a comment, padding, and the frame header of an 8x8 picture in four components.
+        let mut file = vec![0xff, 0xd8, 0xff, 0xfe, 0, 3, 7, 0xff, 0xff, 0xc0, 0, 20, 8, 0, 8, 0, 8, 4];
+        assert_eq!(components(&file), Some(4));
+        for keep in 0..file.len() {
+            assert_eq!(components(&file[..keep]), None, "{keep} bytes");
+        }
+        file.extend([0xff, 0xd9]);
+        let error = Picture::decode(&file).expect_err("refused").to_string();
+        assert!(error.contains("CMYK"), "{error}");
+    }
+
+    #[test]
+    fn small_files_of_large_pictures_are_refused() {
+        let mut png = Vec::new();
+        let pixels = image::GrayImage::from_raw(1 << 14, (1 << 12) + 1, vec![0; MAX_SAMPLES + (1 << 14)]);
+        pixels
+            .expect("right size")
+            .write_to(&mut Cursor::new(&mut png), image::ImageFormat::Png)
+            .expect("encodes");
+        assert!(png.len() < 1 << 20);
+        let error = Picture::decode(&png).expect_err("refused").to_string();
+        assert!(error.contains("16384x4097"), "{error}");
+        let tall =
+            Picture { rows: 1 << 14, columns: 1, channels: 1, pixels: vec![0.0; 1 << 14], notes: vec![] };
+        assert!(tall.fit(&grey([1, 1 << 13])).expect_err("refused").to_string().contains("rows"));
     }
 
     #[test]

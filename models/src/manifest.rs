@@ -7,7 +7,9 @@ use sharelens_protocol::ring::Range;
 use crate::arithmetic::Arithmetic;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::graph::{FinalActivation, MAX_ELEMENTS, MAX_NODES, conv_fits, elements, pool_fits};
+use crate::graph::{
+    FinalActivation, MAX_ELEMENTS, MAX_MACS, MAX_MOVES, MAX_NODES, conv_fits, elements, pool_fits, pool_moves,
+};
 use crate::program::{Instruction, Layer, Program};
 
 /// Version of the format.
@@ -92,6 +94,15 @@ impl Manifest {
             return bad(format!("input of shape {:?} at scale {}", p.input_shape, p.input_scale));
         }
         self.config.validate(&p.input_shape).map_err(|e| Error::Manifest(e.to_string()))?;
+        // Before anything else is computed from it: a few bytes can ask for days of work.
+        let sum = |cost: fn(&Layer) -> u64| p.layers.iter().fold(0, |a: u64, l| a.saturating_add(cost(l)));
+        let moves = p.outputs.iter().fold(sum(moves), |a, &r| {
+            let shape = p.layers.get((r as usize).wrapping_sub(1)).map_or(&p.input_shape, |l| &l.shape);
+            a.saturating_add(product(shape))
+        });
+        if moves > MAX_MOVES {
+            return bad(format!("a run would move {moves} elements, and at most {MAX_MOVES} are accepted"));
+        }
         let mut weights = Vec::new();
         for (i, layer) in p.layers.iter().enumerate() {
             if let Err(why) = check(p, i, layer) {
@@ -103,6 +114,10 @@ impl Manifest {
             if let Instruction::Linear { map, .. } = &layer.op {
                 weights.push(map.weight);
             }
+        }
+        let macs = sum(macs);
+        if macs > MAX_MACS {
+            return bad(format!("a run would take {macs} products, and at most {MAX_MACS} are accepted"));
         }
         weights.sort_unstable();
         if !weights.iter().copied().eq(0..weights.len() as u32) {
@@ -122,6 +137,40 @@ impl Manifest {
             }
         }
         Ok(())
+    }
+}
+
+fn product(shape: &[usize]) -> u64 {
+    shape.iter().fold(1u64, |a, &d| a.saturating_mul(d as u64))
+}
+
+/// How many elements a layer moves, in any order of magnitude that it claims; intermediate results that are too
+/// large count as more than everything.
+fn moves(layer: &Layer) -> u64 {
+    let out = product(&layer.shape);
+    let wide = |n: usize, rows: usize, columns: usize, c: usize| match product(&[n, rows, columns, c]) {
+        wide if wide <= MAX_ELEMENTS as u64 => wide,
+        _ => u64::MAX,
+    };
+    match &layer.op {
+        Instruction::MaxPool(p) => {
+            out.saturating_add(pool_moves(p)).saturating_add(wide(p.n, p.rows.input, p.columns.output, p.c))
+        }
+        Instruction::Weighted { sum, .. } => {
+            let count = |a: &sharelens_ops::layers::Axis| a.entries.first().map_or(0, Vec::len) as u64;
+            let wide = wide(sum.n, sum.rows.input, sum.columns.entries.len(), sum.c);
+            out.saturating_mul(count(&sum.rows)).saturating_add(wide.saturating_mul(count(&sum.columns)))
+        }
+        _ => out,
+    }
+}
+
+/// Multiply-accumulates of a layer that was checked.
+fn macs(layer: &Layer) -> u64 {
+    match &layer.op {
+        Instruction::Linear { map, .. } => product(&[map.conv.n, map.conv.out_h(), map.conv.out_w()])
+            .saturating_mul(map.conv.weight_len() as u64),
+        _ => 0,
     }
 }
 

@@ -27,6 +27,13 @@ use tensor::Array;
 /// Bytes that a model file may have.
 pub const MAX_FILE: u64 = 1 << 30;
 
+/// Numbers that an imported network may hold, weights and index tables together: a GiB of them. Nodes share
+/// the weights of the file, so a small file may hold a large network.
+pub const MAX_NUMBERS: usize = 1 << 28;
+
+/// Characters of a reason that are reported; a file may list millions of numbers.
+const MAX_REASON: usize = 300;
+
 /// Operators that import knows.
 pub const OPERATORS: &[&str] = &[
     "Add",
@@ -161,6 +168,8 @@ struct Importer {
     /// Name of the node being imported.
     current: String,
     names: HashSet<String>,
+    /// What is left of [`MAX_NUMBERS`].
+    room: usize,
 }
 
 impl Importer {
@@ -187,7 +196,7 @@ impl Importer {
             nodes: Vec::new(),
             outputs: Vec::new(),
         };
-        Ok(Self { opset, graph, known, current: String::new(), names: HashSet::new() })
+        Ok(Self { opset, graph, known, current: String::new(), names: HashSet::new(), room: MAX_NUMBERS })
     }
 
     fn run(mut self, file: &GraphProto) -> Result<Graph> {
@@ -201,6 +210,10 @@ impl Importer {
             let produced = match outcome {
                 Ok(known) => known,
                 Err(Failure::Unsupported(why)) => {
+                    let why = match why.char_indices().nth(MAX_REASON) {
+                        Some((end, _)) => format!("{}...", &why[..end]),
+                        None => why,
+                    };
                     problems.push(Unsupported { node: self.current.clone(), op: node.op_type.clone(), why });
                     Known::Unknown
                 }
@@ -287,6 +300,15 @@ impl Importer {
             _ => movement::movement(self, &call),
         };
         handled.map_err(Failure::from)
+    }
+
+    /// Counts numbers that the network is about to hold.
+    fn reserve(&mut self, numbers: usize) -> Reason<()> {
+        self.room = self
+            .room
+            .checked_sub(numbers)
+            .ok_or_else(|| format!("the network would hold more than {MAX_NUMBERS} numbers"))?;
+        Ok(())
     }
 
     /// Appends a node and yields its value; `dims` is its shape in the order of the file.

@@ -13,7 +13,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             // One sentence: what failed, where, and what to do. Never a backtrace.
-            eprintln!("error: {e:#}");
+            // Names of files and peers may hold anything; they must not steer the terminal.
+            let text = format!("{e:#}").replace(char::is_control, " ");
+            eprintln!("error: {text}");
             ExitCode::FAILURE
         }
     }

@@ -1,1 +1,5 @@
 //! Test suites of ShareLens that span crates.
+#![forbid(unsafe_code)]
+
+pub mod decoders;
+pub mod pictures;

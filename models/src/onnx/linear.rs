@@ -62,6 +62,7 @@ pub(super) fn conv(net: &mut Importer, call: &Call<'_>) -> Handled {
     if !conv_fits(&conv) {
         return Err(format!("its sizes are beyond the limits: {conv:?}"));
     }
+    net.reserve(conv.weight_len() + c_out)?;
     let mut weight = Vec::with_capacity(weights.len());
     for o in 0..c_out {
         for k in 0..kh * kw {
@@ -140,6 +141,7 @@ pub(super) fn conv_transpose(net: &mut Importer, call: &Call<'_>) -> Handled {
         return Err(format!("its sizes are beyond the limits: {t:?}"));
     }
     let (oh, ow) = t.out(0).zip(t.out(1)).ok_or("its output is empty")?;
+    net.reserve(t.conv().weight_len() + t.conv().c_out)?;
     // [c_in, c_out / groups, kh, kw] to [c_in, kh, kw, c_out / groups]
     let mut ordered = Vec::with_capacity(weights.len());
     for i in 0..c_in {
@@ -222,6 +224,7 @@ fn dense(
     if !conv_fits(&conv) {
         return Err(format!("its sizes are beyond the limits: {rows} x {k} x {cols}"));
     }
+    net.reserve(conv.weight_len() + cols)?;
     let at = |o: usize, i: usize| alpha * if transposed { weights[o * k + i] } else { weights[i * cols + o] };
     let weight = (0..cols).flat_map(|o| (0..k).map(move |i| at(o, i))).collect();
     net.push(Op::Linear { conv, parameters: Parameters { weight, bias } }, &[x], dims).map(Known::Value)

@@ -6,7 +6,7 @@ use sharelens_ops::layers::Select;
 use super::attributes::Reason;
 use super::tensor::{Array, Data};
 use super::{Call, Handled, Importer, Known, Value, axis_of, storage, storage_axes};
-use crate::graph::{Op, elements};
+use crate::graph::{MAX_RANK, Op, elements};
 
 pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
     match call.op {
@@ -96,7 +96,7 @@ pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
 /// The same numbers in the file's order under another shape.
 fn reshape(net: &mut Importer, x: &Value, dims: Vec<usize>) -> Handled {
     let total: usize = x.dims.iter().product();
-    if dims.iter().try_fold(1usize, |a, &d| a.checked_mul(d)) != Some(total) {
+    if product(&dims) != Some(total) {
         return Err(format!("from {:?} to {dims:?}", x.dims));
     }
     if dims == x.dims {
@@ -135,14 +135,22 @@ fn resolve(dims: &[usize], wanted: &[i64], allow_zero: bool) -> Reason<Vec<usize
         });
     }
     if let Some(i) = open {
-        let rest = out.iter().try_fold(1usize, |a, &d| a.checked_mul(d)).filter(|&r| total.is_multiple_of(r));
+        let rest = product(&out).filter(|&r| r > 0 && total.is_multiple_of(r));
         out[i] = total / rest.ok_or_else(|| format!("{dims:?} does not divide into {wanted:?}"))?;
     }
     Ok(out)
 }
 
+/// Elements of a shape of which nothing is known yet.
+fn product(dims: &[usize]) -> Option<usize> {
+    dims.iter().try_fold(1usize, |a, &d| a.checked_mul(d))
+}
+
 fn unsqueezed(dims: &[usize], list: &[i64]) -> Reason<Vec<usize>> {
     let rank = dims.len() + list.len();
+    if rank > MAX_RANK {
+        return Err(format!("its output would have {rank} axes"));
+    }
     let axes = list.iter().map(|&a| axis_of(a, rank)).collect::<Reason<Vec<_>>>()?;
     let mut rest = dims.iter();
     let out: Option<Vec<usize>> =
@@ -175,6 +183,7 @@ fn concat(net: &mut Importer, call: &Call<'_>) -> Handled {
 /// Positions `picked` along one axis of the file's order.
 fn select(net: &mut Importer, x: &Value, axis: usize, picked: Vec<u32>, dims: Vec<usize>) -> Reason<Value> {
     elements(&dims).ok_or_else(|| format!("its output would have shape {dims:?}"))?;
+    net.reserve(dims.iter().sum())?;
     let mut all = Select::all(&storage(&x.dims));
     let stored = storage_axes(x.dims.len()).iter().position(|&a| a == axis).unwrap_or(axis);
     all.axes[stored] = picked;
@@ -229,6 +238,9 @@ fn sliced(d: usize, start: i64, end: i64, step: i64) -> Reason<Vec<u32>> {
     let d = d as i64;
     if step == 0 {
         return Err("a step of zero".into());
+    }
+    if d == 0 {
+        return Ok(Vec::new());
     }
     let wrap = |v: i64| if v < 0 { v.saturating_add(d) } else { v };
     let (low, high) = if step > 0 { (0, d) } else { (-1, d - 1) };
@@ -367,7 +379,7 @@ fn reshaped(call: &Call<'_>, x: &Array) -> Reason<Array> {
         "Reshape" => resolve(&x.dims, &call.list("shape", 1)?.ok_or("its shape is missing")?, false)?,
         _ => return Err("flattening a constant is not supported".into()),
     };
-    if dims.iter().product::<usize>() != x.dims.iter().product::<usize>() {
+    if product(&dims) != product(&x.dims) || dims.len() > MAX_RANK {
         return Err(format!("from {:?} to {dims:?}", x.dims));
     }
     Ok(Array { dims, data: x.data.clone() })

@@ -8,7 +8,7 @@ use sharelens_ops::layers::Select;
 
 /// A constant spread over a value of shape `dims` and put into storage order, cut to the shortest run of whole
 /// trailing axes that repeats.
-fn spread(constant: &Array, dims: &[usize]) -> Reason<Vec<f32>> {
+fn spread(net: &mut Importer, constant: &Array, dims: &[usize]) -> Reason<Vec<f32>> {
     let values = constant.floats();
     let rank = dims.len();
     let skip = rank.checked_sub(constant.dims.len());
@@ -26,10 +26,7 @@ fn spread(constant: &Array, dims: &[usize]) -> Reason<Vec<f32>> {
     let axes = storage_axes(rank);
     // Leading axes along which nothing changes are left out.
     let lead = axes.iter().take(rank.saturating_sub(1)).take_while(|&&a| strides[a] == 0).count();
-    let count: usize = axes[lead..].iter().map(|&a| dims[a]).product();
-    if count > 1 << 24 {
-        return Err(format!("a constant of {count} different numbers is beyond the limits"));
-    }
+    net.reserve(axes[lead..].iter().map(|&a| dims[a]).product())?;
     let mut index = vec![0usize];
     for &axis in &axes[lead..] {
         let stride = strides[axis];
@@ -41,6 +38,7 @@ fn spread(constant: &Array, dims: &[usize]) -> Reason<Vec<f32>> {
 fn affine(net: &mut Importer, x: &Value, weight: Vec<f32>, bias: Vec<f32>) -> Handled {
     // Both repeat; the longer is a multiple of the shorter, since both are runs of trailing axes.
     let n = weight.len().max(bias.len());
+    net.reserve(2 * n)?;
     let stretch = |v: Vec<f32>| v.iter().copied().cycle().take(n).collect::<Vec<_>>();
     let parameters = Parameters { weight: stretch(weight), bias: stretch(bias) };
     net.push(Op::Affine { parameters }, &[x.id], x.dims.clone()).map(Known::Value)
@@ -72,8 +70,9 @@ pub(super) fn batch_norm(net: &mut Importer, call: &Call<'_>) -> Handled {
     if dims.len() > 1 {
         dims[1] = channels;
     }
-    let per_channel =
-        |v: Vec<f32>| spread(&Array { dims: dims.clone(), data: super::tensor::Data::Floats(v) }, &x.dims);
+    let mut per_channel = |v: Vec<f32>| {
+        spread(net, &Array { dims: dims.clone(), data: super::tensor::Data::Floats(v) }, &x.dims)
+    };
     let weight = per_channel(factor.iter().map(|&f| f as f32).collect())?;
     let bias = per_channel(offset)?;
     affine(net, &x, weight, bias)
@@ -86,7 +85,8 @@ pub(super) fn negate(net: &mut Importer, call: &Call<'_>) -> Handled {
 
 fn affine_by(net: &mut Importer, x: &Value, factor: f32, constant: Option<&Array>) -> Handled {
     let last = storage(&x.dims).last().copied().unwrap_or(1);
-    let bias = constant.map_or_else(|| Ok(vec![0.0; last]), |c| spread(c, &x.dims))?;
+    net.reserve(2 * last)?;
+    let bias = constant.map_or_else(|| Ok(vec![0.0; last]), |c| spread(net, c, &x.dims))?;
     affine(net, x, vec![factor; last], bias)
 }
 
@@ -95,7 +95,7 @@ pub(super) fn arithmetic(net: &mut Importer, call: &Call<'_>) -> Handled {
         return Err(format!("it has {} inputs", call.inputs.len()));
     }
     let scaled = |net: &mut Importer, x: &Value, c: &Array, invert: bool| {
-        let mut weight = spread(c, &x.dims)?;
+        let mut weight = spread(net, c, &x.dims)?;
         if invert {
             if weight.contains(&0.0) {
                 return Err("it divides by zero".to_owned());
@@ -151,6 +151,7 @@ fn broadcast(net: &mut Importer, x: Value, y: Value) -> Reason<(Value, Value)> {
             return Ok(v);
         }
         elements(&dims).ok_or("its output is too large")?;
+        net.reserve(dims.iter().sum())?;
         let (from, to) = (storage(&v.dims), storage(&dims));
         let axis = |(&f, &t): (&usize, &usize)| (0..t as u32).map(|i| if f == 1 { 0 } else { i }).collect();
         let axes = from.iter().zip(&to).map(axis).collect();
@@ -170,7 +171,7 @@ pub(super) fn activation(net: &mut Importer, call: &Call<'_>) -> Handled {
             alpha => return Err(format!("a slope of {alpha} is not supported")),
         },
         "PRelu" => {
-            let weight = spread(call.constant(1)?, &x.dims)?;
+            let weight = spread(net, call.constant(1)?, &x.dims)?;
             Op::PRelu { parameters: Parameters { weight, bias: Vec::new() } }
         }
         _ => {

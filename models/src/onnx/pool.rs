@@ -24,9 +24,16 @@ fn frame(call: &Call<'_>, size: [usize; 2]) -> Result<Frame, String> {
     Frame::new(&call.attributes, [1, 1], size)
 }
 
+/// The entries of all windows.
+fn reserve(net: &mut Importer, frame: &Frame) -> Result<(), String> {
+    let axis = |i: usize| frame.kernel[i].saturating_mul(frame.output[i]);
+    net.reserve(axis(0).saturating_add(axis(1)))
+}
+
 pub(super) fn max_pool(net: &mut Importer, call: &Call<'_>) -> Handled {
     let (x, [n, c, h, w]) = call.map(0)?;
     let frame = frame(call, [h, w])?;
+    reserve(net, &frame)?;
     let pool = MaxPool { n, c, rows: window(&frame, 0, h), columns: window(&frame, 1, w) };
     if !pool.rows.is_valid() || !pool.columns.is_valid() {
         return Err("a window lies in the padding altogether, or its sizes are beyond the limits".into());
@@ -55,6 +62,7 @@ fn averages(window: &Window, after: usize, include_pad: bool) -> Taps {
 pub(super) fn average_pool(net: &mut Importer, call: &Call<'_>) -> Handled {
     let (x, [n, c, h, w]) = call.map(0)?;
     let frame = frame(call, [h, w])?;
+    reserve(net, &frame)?;
     let [rows, columns] = [window(&frame, 0, h), window(&frame, 1, w)];
     if !rows.is_valid() || !columns.is_valid() {
         return Err("a window lies in the padding altogether, or its sizes are beyond the limits".into());
@@ -71,6 +79,7 @@ pub(super) fn global(net: &mut Importer, call: &Call<'_>) -> Handled {
     let (x, [n, c, h, w]) = call.map(0)?;
     let whole = |input| Window { input, kernel: input, stride: 1, dilation: 1, before: 0, output: 1 };
     let (rows, columns) = (whole(h), whole(w));
+    net.reserve(h + w)?;
     if !rows.is_valid() || !columns.is_valid() {
         return Err("its input is too large".into());
     }

@@ -105,6 +105,7 @@ pub(super) fn resize(net: &mut Importer, call: &Call<'_>) -> Handled {
     if sizes[..2] != dims[..2] || sizes.contains(&0) {
         return Err(format!("from {dims:?} to {sizes:?}; only rows and columns can change"));
     }
+    net.reserve(4 * sizes.iter().sum::<usize>())?;
     let mode =
         if old { "asymmetric".into() } else { a.string("coordinate_transformation_mode", "half_pixel") };
     let map = |axis: usize| Map { input: dims[axis], output: sizes[axis], scale: scales[axis], mode: &mode };

@@ -34,7 +34,14 @@ impl Window {
         [self.input, self.kernel, self.stride, self.dilation, self.output].into_iter().all(sane)
             && self.before < 1 << 24
             && self.kernel.checked_mul(self.output).is_some_and(|v| v < 1 << 24)
-            && (0..self.output).all(|o| self.entries(o).next().is_some())
+            && (0..self.output).all(|o| self.first(o).is_some())
+    }
+
+    /// The first entry of window `o` that lies inside the input. One division: a window may be long.
+    fn first(&self, o: usize) -> Option<usize> {
+        let tap = self.before.saturating_sub(o * self.stride).div_ceil(self.dilation);
+        let at = (o * self.stride + tap * self.dilation) - self.before;
+        (tap < self.kernel && at < self.input).then_some(at)
     }
 
     /// The entries of window `o` that lie inside the input.
@@ -52,7 +59,7 @@ impl Window {
             if i >= 0 && i < self.input as i64 {
                 i as usize
             } else {
-                self.entries(o).next().expect("checked by is_valid")
+                self.first(o).expect("checked by is_valid")
             }
         };
         (0..self.output).map(entry).collect()
