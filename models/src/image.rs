@@ -293,7 +293,7 @@ mod tests {
         let mut jpeg = Vec::new();
         let buffer = image::RgbImage::from_raw(8, 8, vec![9; 192]).expect("right size");
         buffer.write_to(&mut Cursor::new(&mut jpeg), image::ImageFormat::Jpeg).expect("encodes");
-        assert_eq!(jpeg_components(&jpeg), Some(3));
+        assert_eq!(components(&jpeg), Some(3));
         let frame = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).expect("a frame");
         jpeg[frame + 9] = 4;
         assert!(Picture::decode(&jpeg).unwrap_err().to_string().contains("CMYK"));
