@@ -267,7 +267,7 @@ fn members(set: u32) -> impl Iterator<Item = usize> {
     (0..32).filter(move |v| set >> v & 1 == 1)
 }
 
-/// Shares of [z < r]. Messages are numbered from `step` on; returns the next number's step.
+/// Shares of [z < r]. Messages are numbered from `step` on, one a level.
 ///
 /// # Errors
 /// As [`Channel`].
