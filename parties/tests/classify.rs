@@ -1,0 +1,63 @@
+//! The shipped classifier by all parties in one process: the engine that nodes run, over a virtual link.
+
+use std::time::Duration;
+
+use sharelens::local::Link;
+use sharelens::{LocalCluster, engine};
+use sharelens_models::check::top;
+use sharelens_models::image::Picture;
+use sharelens_models::{Arithmetic, Model, Options, prepare};
+use sharelens_protocol::cost::Cost;
+
+const ONNX: &[u8] = include_bytes!("../../models/data/brain_mri_cnn/model.onnx");
+const CONFIG: &str = include_str!("../../models/data/brain_mri_cnn/config.json");
+const PICTURES: [&[u8]; 3] = [
+    include_bytes!("../../models/data/brain_mri/glioma-gg_218.jpg"),
+    include_bytes!("../../models/data/brain_mri/no_tumor-image_39.jpg"),
+    include_bytes!("../../models/data/brain_mri/pituitary-p_230.jpg"),
+];
+
+#[test]
+fn labels_are_right_costs_are_planned_and_delays_are_counted() {
+    let model = Model::from_bytes(ONNX, Some(CONFIG)).unwrap();
+    let inputs: Vec<Vec<f32>> =
+        PICTURES.iter().map(|p| model.input(&Picture::decode(p).unwrap()).unwrap()).collect();
+    let (prepared, _) = prepare(&model, &inputs, &Options::default()).unwrap();
+    let rtt = Duration::from_millis(40);
+    for arithmetic in [prepared.arithmetic().clone(), Arithmetic::Z64] {
+        let manifest = prepared.manifest_for(&arithmetic).unwrap();
+        let (seed, words) =
+            engine::share_weights(&manifest, &prepared.quantised(&arithmetic).unwrap()).unwrap();
+        let encoded = engine::encode_manifest(&manifest).unwrap();
+        let link = Link::new(40.0, 100.0);
+        let cluster = LocalCluster::start(engine::runner(), link, &encoded, seed, &words).unwrap();
+        let plan = engine::plan(&manifest).unwrap();
+        let planned: Cost = plan.values().copied().sum();
+        let mut sizes = Vec::new();
+        for input in &inputs {
+            let run = cluster.run(&engine::share_image(&manifest, input).unwrap()).unwrap();
+            let logits = engine::open_result(&manifest, [&run.outputs[0], &run.outputs[1]]).unwrap();
+            let float = prepared.float(input).unwrap();
+            assert_eq!(top(&logits[0]), top(&float[0]), "{arithmetic}");
+            for (got, want) in logits[0].iter().zip(&float[0]) {
+                assert!((got - want).abs() < 0.02, "{arithmetic}: {got} instead of {want}");
+            }
+            for ledger in &run.ledgers {
+                for (layer, entry) in ledger.entries() {
+                    let planned = plan.get(&layer).copied().unwrap_or_default();
+                    let online = |c: Cost| (c.rounds, c.messages, c.bytes);
+                    assert_eq!(online(entry.sent), online(planned), "layer {layer}");
+                    assert_eq!(entry.received_bytes, planned.bytes, "layer {layer}");
+                }
+            }
+            assert_eq!(run.ledgers[0].total().sent.dealt, 0, "server 0 gets a seed alone");
+            assert_eq!(run.ledgers[1].total().sent.dealt, planned.dealt);
+            // Every round waits for one message, half a round trip away.
+            let waits = rtt / 2 * u32::try_from(planned.rounds).unwrap();
+            assert!(run.online >= waits, "{:?} for {} rounds", run.online, planned.rounds);
+            sizes.push((run.online_bytes, run.dealt_bytes));
+        }
+        sizes.dedup();
+        assert_eq!(sizes.len(), 1, "bytes do not depend on the picture");
+    }
+}
