@@ -33,7 +33,7 @@ pub struct Options {
     /// How many times over the calibrated range has to fit.
     pub margin: f64,
     /// Largest error of an output that is accepted from fixed-point numbers, rounded at random as the servers do.
-    /// Errors over many inputs have been seen to reach twice those of the few that are tried.
+    /// Errors over many inputs have been seen to reach four times those of the few that are tried.
     pub tolerance: f64,
     /// Ring to use; the smallest set of moduli that is safe and precise enough, if none is given.
     pub arithmetic: Option<Arithmetic>,
@@ -43,7 +43,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { margin: 2.0, tolerance: 0.008, arithmetic: None, stress: true }
+        Self { margin: 2.0, tolerance: 0.004, arithmetic: None, stress: true }
     }
 }
 

@@ -141,7 +141,7 @@ fn inspect(file: &Path, ui: Ui) -> Result<()> {
         text += &format!("{count:>6}  {operator}\n");
     }
     for node in &inspection.unsupported {
-        text += &format!("not supported: {node:?}\n");
+        text += &format!("not supported: {node}\n");
     }
     if let Some(n) = &inspection.network {
         text += &format!(
