@@ -192,16 +192,13 @@ pub async fn run<E: Engine>(
         let start = Instant::now();
         let at = Step::layer(i as u32);
         engine.enter(at);
-        let inputs: Vec<Value<E>> = layer
-            .inputs
-            .iter()
-            .map(|&r| registers[r as usize].clone().expect("kept until its last use"))
-            .collect();
-        for &r in &layer.inputs {
-            if last_use[r as usize] == i {
-                registers[r as usize] = None;
-            }
-        }
+        // A value is moved out at its last use: copying a share costs as much as adding to it.
+        let take = |(place, &r): (usize, &Register)| {
+            let again = last_use[r as usize] != i || layer.inputs[place + 1..].contains(&r);
+            let register = &mut registers[r as usize];
+            if again { register.clone() } else { register.take() }.expect("kept until its last use")
+        };
+        let inputs: Vec<Value<E>> = layer.inputs.iter().enumerate().map(take).collect();
         let shapes: Vec<&[usize]> = layer.inputs.iter().map(|&r| program.shape(r)).collect();
         registers[i + 1] = Some(step(engine, at, layer, program.divisor, inputs, &shapes).await?);
         on_layer(Progress { index: i, layer, elapsed: start.elapsed() });
