@@ -1,8 +1,7 @@
 //! What the parties of ShareLens compute together: ring arithmetic, shares, correlations, and one file per
 //! protocol. Nothing here knows shapes beyond lengths, addresses, clocks or sockets.
 #![deny(unsafe_code)]
-// Square brackets are the field's notation for a shared value and for a truth value.
-#![allow(rustdoc::broken_intra_doc_links)]
+#![allow(rustdoc::broken_intra_doc_links, reason = "square brackets denote shared values and truth values")]
 
 #[cfg(target_endian = "big")]
 compile_error!("words travel as they lie in memory, which is little-endian");

@@ -2,7 +2,7 @@
 //!
 //! A residue plane is a `&[u8]` of values in `[0, m)`. Feature maps are NHWC: the channels of one pixel are
 //! contiguous. Every kernel is exact for every input and agrees bit for bit with its portable twin.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "vector instructions; denied everywhere else")]
 
 use std::sync::OnceLock;
 
@@ -99,16 +99,16 @@ macro_rules! vectorised {
         );
     };
     (@ [$($head:tt)*] $name:ident [$($arg:ident: $ty:ty),*] $avx2:expr, $avx512:expr, $plain:expr) => {
-        #[allow(clippy::too_many_arguments)]
+        #[allow(clippy::too_many_arguments, reason = "moduli, geometry and planes are what a loop needs")]
         $($head)* fn $name(isa: crate::ring::kernel::Isa, $($arg: $ty),*) {
             #[cfg(target_arch = "x86_64")]
             {
-                #[allow(clippy::too_many_arguments)]
+                #[allow(clippy::too_many_arguments, reason = "moduli, geometry and planes are what a loop needs")]
                 #[target_feature(enable = "avx2,popcnt")]
                 fn avx2($($arg: $ty),*) {
                     $avx2
                 }
-                #[allow(clippy::too_many_arguments)]
+                #[allow(clippy::too_many_arguments, reason = "moduli, geometry and planes are what a loop needs")]
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt")]
                 fn avx512($($arg: $ty),*) {
                     $avx512

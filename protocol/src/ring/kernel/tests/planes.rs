@@ -132,7 +132,7 @@ fn composition_is_the_integer() {
         let rng = &mut rng(seed as u64);
         let big = p.iter().map(|&m| u64::from(m)).product::<u64>();
         let n = LENGTHS[seed + 4];
-        let mut x: Vec<u64> = (0..n).map(|_| rng.next_u64() % big).collect();
+        let mut x: Vec<u64> = (0..n).map(|_| rng.random_range(0..big)).collect();
         (x[0], x[1]) = (0, big - 1);
         let planes: Vec<u8> =
             p.iter().flat_map(|&m| x.iter().map(move |x| (x % u64::from(m)) as u8)).collect();
