@@ -15,7 +15,10 @@ use crate::cost::{Cost, Ledger};
 use crate::error::{Error, Result};
 use crate::mul;
 use crate::prg::Prg;
+use crate::product;
+use crate::ring::{Range, Ring};
 use crate::role::Server;
+use crate::shuffle;
 use crate::sign::{self, SignRing};
 use crate::step::Step;
 
@@ -30,6 +33,8 @@ pub enum Demand {
     Linear(Linear),
     /// Signs.
     Sign(sign::Demand),
+    /// Signs to be opened.
+    Compare(sign::Comparison),
     /// Conversions between domains.
     Convert {
         /// Elements.
@@ -40,6 +45,10 @@ pub enum Demand {
         /// Elements.
         n: usize,
     },
+    /// A list in an order that nobody knows.
+    Shuffle(shuffle::Demand),
+    /// Matrix products with one operand.
+    Product(product::Shape),
 }
 
 impl Demand {
@@ -50,6 +59,9 @@ impl Demand {
             Self::Sign(demand) => demand.correction_len(ring),
             Self::Convert { n } => convert::correction_len(ring, *n),
             Self::Mul { n } => mul::correction_len(ring, *n),
+            Self::Compare(demand) => demand.correction_len(ring),
+            Self::Shuffle(demand) => demand.correction_len(ring),
+            Self::Product(shape) => shape.correction_len(ring),
         }
     }
 
@@ -60,6 +72,9 @@ impl Demand {
             Self::Sign(demand) => demand.cost(ring),
             Self::Convert { n } => convert::cost(ring, *n),
             Self::Mul { n } => mul::cost(ring, *n),
+            Self::Compare(demand) => demand.cost(ring),
+            Self::Shuffle(demand) => demand.cost(ring),
+            Self::Product(shape) => shape.cost(ring),
         }
     }
 
@@ -82,6 +97,9 @@ impl Demand {
             Self::Sign(demand) => demand.deal(ring, prgs, step),
             Self::Convert { n } => convert::deal(ring, *n, prgs, step),
             Self::Mul { n } => mul::deal(ring, *n, prgs, step),
+            Self::Compare(demand) => demand.deal(ring, prgs, step),
+            Self::Shuffle(demand) => demand.deal(ring, prgs, step),
+            Self::Product(shape) => shape.deal(ring, prgs, step),
         })
     }
 
@@ -113,6 +131,9 @@ impl Demand {
                 Correlation::Convert(convert::prepare(ring, role, *n, prg, step, correction)?)
             }
             Self::Mul { n } => Correlation::Mul(mul::prepare(ring, role, *n, prg, step, correction)?),
+            Self::Compare(demand) => Correlation::Compare(demand.prepare(ring, role, prg, step, correction)),
+            Self::Shuffle(demand) => Correlation::Shuffle(demand.prepare(ring, role, prg, step, correction)?),
+            Self::Product(shape) => Correlation::Product(shape.prepare(ring, role, prg, step, correction)?),
         })
     }
 }
@@ -125,7 +146,22 @@ fn not_loaded(weight: u32) -> Error {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     demands: Vec<(Step, Demand)>,
+    openings: Vec<(Step, Opening)>,
     weights: BTreeSet<u32>,
+    last: Option<Step>,
+}
+
+/// An opening of shares as they are, which consumes nothing and is listed for its cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Opening {
+    n: usize,
+    range: Range,
+}
+
+impl Opening {
+    fn cost<R: Ring>(&self, ring: &R) -> Cost {
+        Cost::online(1, self.n * ring.bytes(self.range))
+    }
 }
 
 impl Plan {
@@ -135,12 +171,32 @@ impl Plan {
     /// If `step` is not the start of a call or does not come after the last one, or if a weight has a map
     /// already: masks would be drawn twice.
     pub fn push(&mut self, step: Step, demand: Demand) {
-        assert_eq!(step, step.call_start(), "a demand is a call of its own");
         if let Demand::Linear(map) = demand {
             assert!(self.weights.insert(map.weight), "a weight belongs to one map");
         }
-        assert!(self.demands.last().is_none_or(|(last, _)| *last < step), "steps ascend");
+        self.advance(step);
         self.demands.push((step, demand));
+    }
+
+    /// Adds an opening of `n` elements, which needs no correlation: nothing is dealt for it or prepared.
+    ///
+    /// # Panics
+    /// As [`Self::push`].
+    pub fn push_opening(&mut self, step: Step, n: usize, range: Range) {
+        self.advance(step);
+        self.openings.push((step, Opening { n, range }));
+    }
+
+    fn advance(&mut self, step: Step) {
+        assert_eq!(step, step.call_start(), "a demand is a call of its own");
+        assert!(self.last.is_none_or(|last| last < step), "steps ascend");
+        self.last = Some(step);
+    }
+
+    /// What each call costs, openings after all others.
+    fn priced<R: SecureRing>(&self, ring: &R) -> impl Iterator<Item = (Step, Cost)> {
+        let demands = self.demands.iter().map(|(step, demand)| (*step, demand.cost(ring)));
+        demands.chain(self.openings.iter().map(|(step, opening)| (*step, opening.cost(ring))))
     }
 
     /// The demands in order.
@@ -151,8 +207,8 @@ impl Plan {
     /// Cost by layer.
     pub fn costs<R: SecureRing>(&self, ring: &R) -> BTreeMap<u32, Cost> {
         let mut costs = BTreeMap::<u32, Cost>::new();
-        for (step, demand) in &self.demands {
-            *costs.entry(step.layer_index()).or_default() += demand.cost(ring);
+        for (step, cost) in self.priced(ring) {
+            *costs.entry(step.layer_index()).or_default() += cost;
         }
         costs
     }
@@ -223,8 +279,7 @@ impl Plan {
     /// # Errors
     /// [`Error::Config`] naming the layer.
     pub fn check<R: SecureRing>(&self, ring: &R) -> Result<()> {
-        for (step, demand) in &self.demands {
-            let cost = demand.cost(ring);
+        for (step, cost) in self.priced(ring) {
             if cost.bytes.max(cost.dealt) >= MAX_MESSAGE_BYTES as u64 {
                 let (bytes, at) = (cost.bytes.max(cost.dealt), step.layer_index());
                 return Err(Error::Config(format!(
@@ -254,6 +309,12 @@ pub enum Correlation<R: SecureRing> {
     Convert(convert::Mask<R>),
     /// For [`mul::mul`].
     Mul(mul::Triples<R>),
+    /// For [`sign::open`].
+    Compare(sign::Compared<R>),
+    /// For [`shuffle::shuffle`].
+    Shuffle(shuffle::Correlation<R>),
+    /// For [`product::product`].
+    Product(product::Masks<R>),
 }
 
 impl<R: SecureRing> Correlation<R> {
@@ -264,6 +325,9 @@ impl<R: SecureRing> Correlation<R> {
             Self::Sign(c) => c.bytes(),
             Self::Convert(c) => c.bytes(),
             Self::Mul(c) => c.bytes(),
+            Self::Compare(c) => c.bytes(),
+            Self::Shuffle(c) => c.bytes(),
+            Self::Product(c) => c.bytes(),
         }
     }
 }
@@ -565,7 +629,15 @@ mod tests {
                     plan.push(AT.call(call), Demand::Sign(sign::Demand { n, output, rounds }));
                     call += 1;
                 }
+                plan.push(AT.call(call), Demand::Compare(sign::Comparison { n, rounds }));
+                call += 1;
             }
+            for range in [Range::Full, Range::Reduced] {
+                plan.push(AT.call(call), Demand::Shuffle(shuffle::Demand { rows: n / 4, columns: 4, range }));
+                call += 1;
+            }
+            let shape = product::Shape { groups: 2, m: 100, k: 30, n: 200, uses: 3 };
+            plan.push(AT.call(call), Demand::Product(shape));
             let loads = prgs(2);
             let mask = Mask::new(ring, &map, [&loads[0], &loads[1]]);
             let (helper, servers) = (prgs(1), prgs(1));
@@ -585,6 +657,45 @@ mod tests {
         check(&Rns::new(Moduli::usual(3, 2).unwrap()).unwrap());
         check(&Rns::new(Moduli::usual(4, 4).unwrap()).unwrap());
         check(&Z64::new());
+    }
+
+    #[test]
+    fn messages_that_no_channel_carries_are_refused() {
+        let ring = Z64::new();
+        let refused = |at: u16, f: &dyn Fn(&mut Plan, Step)| {
+            let mut plan = Plan::default();
+            f(&mut plan, AT.call(at));
+            matches!(plan.check(&ring), Err(Error::Config(_)))
+        };
+        // 2^28 words of eight bytes are 2^31 bytes.
+        for (n, large) in [(1 << 27, false), (1 << 28, true)] {
+            assert_eq!(refused(1, &|p, at| p.push_opening(at, n, Range::Reduced)), large);
+            // One product that is dealt for, another whose right operand is opened.
+            let dealt = product::Shape { groups: 1, m: 1 << 10, k: 1, n: n >> 14, uses: 16 };
+            assert_eq!(refused(2, &|p, at| p.push(at, Demand::Product(dealt))), large);
+            let opened = product::Shape { groups: 1, m: 1, k: 1 << 10, n: n >> 10, uses: 1 };
+            assert_eq!(refused(3, &|p, at| p.push(at, Demand::Product(opened))), large);
+            // The correction is twice the list.
+            let list = shuffle::Demand { rows: n / 16, columns: 8, range: Range::Full };
+            assert_eq!(refused(4, &|p, at| p.push(at, Demand::Shuffle(list))), large);
+        }
+    }
+
+    #[test]
+    fn openings_are_priced_and_not_dealt() {
+        let (ring, mut plan) = (Z64::new(), Plan::default());
+        plan.push(AT, DEMAND);
+        plan.push_opening(AT.call(2), 7, Range::Reduced);
+        assert_eq!(plan.demands().len(), 1);
+        assert_eq!(plan.costs(&ring)[&AT.layer_index()], DEMAND.cost(&ring) + Cost::online(1, 56));
+    }
+
+    #[test]
+    #[should_panic(expected = "steps ascend")]
+    fn openings_have_steps_of_their_own() {
+        let mut plan = Plan::default();
+        plan.push(AT, DEMAND);
+        plan.push_opening(AT, 7, Range::Reduced);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::step::Step;
 /// What something costs. Bytes are payload, without headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Sequential exchanges between the servers.
+    /// Sequential exchanges between the servers, one way or both at once.
     pub rounds: u64,
     /// Messages that each server sends to the other.
     pub messages: u64,
@@ -26,6 +26,11 @@ impl Cost {
     /// `rounds` exchanges of `bytes` in all, in each direction, one message a round.
     pub const fn online(rounds: u64, bytes: usize) -> Self {
         Self { rounds, messages: rounds, bytes: bytes as u64, dealt: 0, deals: 0 }
+    }
+
+    /// A message of `bytes` from server 1 to server 0, then one as long in return.
+    pub const fn there_and_back(bytes: usize) -> Self {
+        Self { rounds: 2, messages: 1, bytes: bytes as u64, dealt: 0, deals: 0 }
     }
 
     /// The same with one correction of `dealt` bytes from the helper.

@@ -15,13 +15,16 @@ pub mod correlation;
 pub mod cost;
 pub mod error;
 pub mod mul;
+pub mod order;
 pub mod party;
 pub mod prg;
+pub mod product;
 pub mod refresh;
 pub mod ring;
 pub mod role;
 pub mod secret;
 pub mod share;
+pub mod shuffle;
 pub mod sign;
 pub mod step;
 #[cfg(test)]

@@ -27,17 +27,48 @@ impl<R: Ring, C: Channel> Party<'_, R, C> {
     /// As [`Channel`].
     pub async fn exchange(&mut self, step: Step, bytes: Vec<u8>) -> Result<Vec<u8>> {
         let len = bytes.len();
+        self.send(step, bytes).await?;
+        let received = self.recv(step, len).await?;
+        self.ledger.at(step).sent.rounds += 1;
+        Ok(received)
+    }
+
+    /// One round in which only the peer receives.
+    ///
+    /// # Errors
+    /// As [`Channel`].
+    pub async fn give(&mut self, step: Step, bytes: Vec<u8>) -> Result<()> {
+        self.send(step, bytes).await?;
+        self.ledger.at(step).sent.rounds += 1;
+        Ok(())
+    }
+
+    /// One round in which only the peer sends: `len` bytes.
+    ///
+    /// # Errors
+    /// As [`Channel`].
+    pub async fn take(&mut self, step: Step, len: usize) -> Result<Vec<u8>> {
+        let received = self.recv(step, len).await?;
+        self.ledger.at(step).sent.rounds += 1;
+        Ok(received)
+    }
+
+    async fn send(&mut self, step: Step, bytes: Vec<u8>) -> Result<()> {
+        let len = bytes.len();
         self.channel.send(step, bytes).await?;
+        let entry = self.ledger.at(step);
+        entry.sent.messages += 1;
+        entry.sent.bytes += len as u64;
+        Ok(())
+    }
+
+    async fn recv(&mut self, step: Step, len: usize) -> Result<Vec<u8>> {
         let received = self.channel.recv(step, len).await?;
         if received.len() != len {
             let found = format!("{} bytes", received.len());
             return Err(Error::Peer { step, expected: format!("{len} bytes"), found });
         }
-        let entry = self.ledger.at(step);
-        entry.sent.rounds += 1;
-        entry.sent.messages += 1;
-        entry.sent.bytes += len as u64;
-        entry.received_bytes += len as u64;
+        self.ledger.at(step).received_bytes += len as u64;
         Ok(received)
     }
 

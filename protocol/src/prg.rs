@@ -101,6 +101,20 @@ pub enum Purpose {
     MulProduct,
     /// A fresh sharing of zero between the servers, which hides from the helper what it dealt.
     Rerandomise,
+    /// A server's own permutation in a shuffle.
+    ShuffleOrder,
+    /// The mask of what a server lets the other permute.
+    ShuffleMask,
+    /// Server 0's part of what is dealt for its own permutation.
+    ShuffleFirst,
+    /// Server 0's part of what is dealt for server 1's permutation.
+    ShuffleSecond,
+    /// The masks of the left operands of matrix products.
+    ProductLeft,
+    /// The mask of their common right operand.
+    ProductRight,
+    /// Server 0's shares of the products of the two.
+    ProductDealt,
     /// Tests.
     Test,
 }

@@ -1,11 +1,14 @@
 //! Sign, ReLU and other functions with one bend, from one comparison.
 //!
 //! Functionality  from [x] in `Reduced`, |x| below half the range, deliver shares of [x < 0], of max(x, 0), or
-//!                of a x for x >= 0 and b x for x < 0, in `Full` or `Reduced`; reveals nothing.
+//!                of a x for x >= 0 and b x for x < 0, in `Full` or `Reduced`, and reveal nothing; or deliver
+//!                [x < 0] to both servers, and reveal nothing else ([`open`]).
 //! Security       semi-honest, perfect given the dealt shares: z is masked by a uniform r, every bit of the
-//!                tree and the sign bit by a fresh bit.
+//!                tree and the sign bit by a fresh bit. Where the sign itself is opened, the other server's
+//!                share of it follows from the result and the own share.
 //! Cost           rounds: z, the levels of the [`Tree`], c. Bytes each way: `bytes(Reduced)` per element for
-//!                z, then the tree's planes and one plane for c. Dealt: [`correction_len`].
+//!                z, then the tree's planes and one plane for c. Dealt: [`Demand::correction_len`]. Opening the
+//!                sign costs the same rounds and bytes, with c the sign itself, and [`Comparison`] less dealt.
 //! Source         masked opening with a dealt mask as in Rabbit, FC 2021; the closed form for max(x, 0) of a
 //!                masked number mod an odd P is derived below.
 //!
@@ -52,6 +55,15 @@ impl Output {
             Self::Bit | Self::Full => Range::Full,
         }
     }
+}
+
+/// A batch of signs to be opened. Every other result starts from the same comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Elements.
+    pub n: usize,
+    /// Which tree.
+    pub rounds: Rounds,
 }
 
 /// A batch of signs.
@@ -146,19 +158,18 @@ pub trait SignRing: Ring {
     fn combine(&self, output: Output, values: &Combine<'_, Self>) -> Vec<Self::Word>;
 }
 
-impl Demand {
+impl Comparison {
     fn tree<R: Ring>(&self, ring: &R) -> Tree {
         Tree::new(ring.compare_bits(), self.rounds)
     }
 
     /// Bytes of the helper's correction.
-    pub fn correction_len<R: SignRing>(&self, ring: &R) -> usize {
-        let rows = ring.rows(self.output).len() * size_of::<R::Word>() * self.n;
-        rows + self.tree(ring).correction_len(self.n) + bits::bytes(self.n)
+    pub fn correction_len<R: Ring>(&self, ring: &R) -> usize {
+        self.tree(ring).correction_len(self.n) + bits::bytes(self.n)
     }
 
     /// Cost of one run.
-    pub fn cost<R: SignRing>(&self, ring: &R) -> Cost {
+    pub fn cost<R: Ring>(&self, ring: &R) -> Cost {
         let tree = self.tree(ring);
         let bytes = self.n * ring.bytes(Range::Reduced) + tree.bytes(self.n) + bits::bytes(self.n);
         Cost::online(tree.rounds() as u64 + 2, bytes).with_dealt(self.correction_len(ring))
@@ -169,23 +180,109 @@ impl Demand {
         Masks {
             r: ring.uniform(Range::Reduced, prg.at(step, Purpose::CompareMask), self.n),
             tree: compare::draw_masks(&self.tree(ring), self.n, prg, step),
-            beta: prg.stream(step, Purpose::SignMask, 0, 0).words(bits::words(self.n)).into(),
         }
     }
 
     /// The helper's part: the correction for server 1.
-    pub fn deal<R: SignRing>(&self, ring: &R, prgs: [&Prg; 2], step: Step) -> Vec<u8> {
+    pub fn deal<R: Ring>(&self, ring: &R, prgs: [&Prg; 2], step: Step) -> Vec<u8> {
         let [own, other] = prgs.map(|prg| self.draw(ring, prg, step));
-        self.correct(ring, own.sum(ring, other), prgs[0], step)
+        let masks = own.sum(ring, &other);
+        let (number, flip) = masks.split(ring, self.n);
+        let mut out = Vec::with_capacity(self.correction_len(ring));
+        self.correct(ring, &masks, &number, &flip, prgs[0], step, &mut out);
+        out
     }
 
-    /// What server 1 must hold so that its shares and those server 0 expands from `prg` fit `masks`.
-    fn correct<R: SignRing>(&self, ring: &R, masks: Masks<R>, prg: &Prg, step: Step) -> Vec<u8> {
+    /// Appends what server 1 must hold so that its shares and those server 0 expands from `prg` fit `masks`,
+    /// whose r is `number` with the bit `flip`.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "r comes in its three forms, each of which is costly to make"
+    )]
+    fn correct<R: Ring>(
+        &self,
+        ring: &R,
+        masks: &Masks<R>,
+        number: &[R::Compared],
+        flip: &[u64],
+        prg: &Prg,
+        step: Step,
+        out: &mut Vec<u8>,
+    ) {
+        compare::deal(ring, &self.tree(ring), number, &masks.tree, prg, step, out);
+        let share = Secret::new(prg.stream(step, Purpose::FlipBit, 0, 0).words(bits::words(self.n)));
+        let flip: Vec<u64> = flip.iter().zip(share.iter()).map(|(a, b)| a ^ b).collect();
+        out.extend(bits::pack(&flip, self.n));
+    }
+
+    /// One server's correlation; `correction` is what the helper sent, empty at server 0.
+    pub(crate) fn prepare<R: Ring>(
+        &self,
+        ring: &R,
+        role: Server,
+        prg: &Prg,
+        step: Step,
+        correction: &[u8],
+    ) -> Compared<R> {
         let n = self.n;
-        let (number, flip) = ring.split_for_sign(&masks.r, n);
-        let (number, flip) = (Secret::new(number), Secret::new(flip));
+        let Masks { r, tree: masks } = self.draw(ring, prg, step);
+        let (tree, flip) = match role {
+            Server::Server0 => (&[][..], prg.stream(step, Purpose::FlipBit, 0, 0).words(bits::words(n))),
+            Server::Server1 => {
+                let (tree, flip) = correction.split_at(correction.len() - bits::bytes(n));
+                (tree, bits::unpack(flip, n).expect("the length was checked on receipt"))
+            }
+        };
+        let dealt = compare::prepare(&self.tree(ring), n, role, prg, step, masks, tree);
+        Compared { n, r, flip: flip.into(), dealt }
+    }
+}
+
+impl Demand {
+    const fn comparison(&self) -> Comparison {
+        Comparison { n: self.n, rounds: self.rounds }
+    }
+
+    fn rows_len<R: SignRing>(&self, ring: &R) -> usize {
+        ring.rows(self.output).len() * size_of::<R::Word>() * self.n
+    }
+
+    /// Bytes of the helper's correction.
+    pub fn correction_len<R: SignRing>(&self, ring: &R) -> usize {
+        self.rows_len(ring) + self.comparison().correction_len(ring)
+    }
+
+    /// Cost of one run.
+    pub fn cost<R: SignRing>(&self, ring: &R) -> Cost {
+        self.comparison().cost(ring).with_dealt(self.correction_len(ring))
+    }
+
+    /// One server's mask of the signs.
+    fn draw(&self, prg: &Prg, step: Step) -> Secret<u64> {
+        prg.stream(step, Purpose::SignMask, 0, 0).words(bits::words(self.n)).into()
+    }
+
+    /// The helper's part: the correction for server 1.
+    pub fn deal<R: SignRing>(&self, ring: &R, prgs: [&Prg; 2], step: Step) -> Vec<u8> {
+        let [own, other] = prgs.map(|prg| self.comparison().draw(ring, prg, step));
+        let [mut beta, other_beta] = prgs.map(|prg| self.draw(prg, step));
+        xor(&mut beta, &other_beta);
+        self.correct(ring, &own.sum(ring, &other), &beta, prgs[0], step)
+    }
+
+    /// What server 1 must hold so that its shares and those server 0 expands from `prg` fit the masks.
+    fn correct<R: SignRing>(
+        &self,
+        ring: &R,
+        masks: &Masks<R>,
+        beta: &[u64],
+        prg: &Prg,
+        step: Step,
+    ) -> Vec<u8> {
+        let n = self.n;
+        let (number, flip) = masks.split(ring, n);
         let mut out = Vec::with_capacity(self.correction_len(ring));
-        let plain = Plain { r: &masks.r, number: &number, flip: &flip, beta: &masks.beta };
+        let plain = Plain { r: &masks.r, number: &number, flip: &flip, beta };
         let rows = par::map(n, ring.rows(self.output).into_iter(), |row| {
             let mut words = Secret::new(ring.derive(row, &plain));
             let mut share = Secret::zeroed(n);
@@ -194,10 +291,7 @@ impl Demand {
             words
         });
         rows.iter().for_each(|row| out.extend_from_slice(bytemuck::cast_slice(row)));
-        compare::deal(ring, &self.tree(ring), &number, &masks.tree, prg, step, &mut out);
-        let share = Secret::new(prg.stream(step, Purpose::FlipBit, 0, 0).words(bits::words(n)));
-        let flip: Vec<u64> = flip.iter().zip(share.iter()).map(|(a, b)| a ^ b).collect();
-        out.extend(bits::pack(&flip, n));
+        self.comparison().correct(ring, masks, &number, &flip, prg, step, &mut out);
         out
     }
 
@@ -214,21 +308,17 @@ impl Demand {
         correction: &[u8],
     ) -> Result<Correlation<R>> {
         let n = self.n;
-        let Masks { r, beta, tree: masks } = self.draw(ring, prg, step);
         let rows = ring.rows(self.output);
-        let row_bytes = rows.len() * size_of::<R::Word>() * n;
-        let (derived, tree, flip) = match role {
+        let (derived, rest) = match role {
             Server::Server0 => {
                 let mut derived = Secret::zeroed(rows.len() * n);
                 par::each(n, rows.iter().zip(derived.chunks_exact_mut(n.max(1))), |(row, out)| {
                     ring.uniform_plane(row.plane, row.lane(), prg.at(step, Purpose::SignDerived), out);
                 });
-                let flip = prg.stream(step, Purpose::FlipBit, 0, 0).words(bits::words(n));
-                (derived, &[][..], flip)
+                (derived, &[][..])
             }
             Server::Server1 => {
-                let (derived, rest) = correction.split_at(row_bytes);
-                let (tree, flip) = rest.split_at(rest.len() - bits::bytes(n));
+                let (derived, rest) = correction.split_at(self.rows_len(ring));
                 let derived: Secret<R::Word> = bytemuck::pod_collect_to_vec(derived).into();
                 if !rows
                     .iter()
@@ -237,48 +327,65 @@ impl Demand {
                 {
                     return Err(share::not_canonical(step));
                 }
-                (derived, tree, bits::unpack(flip, n).expect("the length was checked on receipt"))
+                (derived, rest)
             }
         };
-        let dealt = compare::prepare(&self.tree(ring), n, role, prg, step, masks, tree);
-        Ok(Correlation { demand: *self, r, beta, derived, flip: flip.into(), dealt })
+        let compared = self.comparison().prepare(ring, role, prg, step, rest);
+        Ok(Correlation { output: self.output, beta: self.draw(prg, step), derived, compared })
     }
 }
 
-/// The independent random part of a correlation, one server's or the sum.
+/// The random part of a comparison, one server's or the sum.
 struct Masks<R: Ring> {
     r: Secret<R::Word>,
     tree: Secret<u64>,
-    beta: Secret<u64>,
 }
 
 impl<R: Ring> Masks<R> {
-    fn sum(mut self, ring: &R, other: Self) -> Self {
+    fn sum(mut self, ring: &R, other: &Self) -> Self {
         ring.add(Range::Reduced, &mut self.r, &other.r);
-        self.tree.iter_mut().zip(other.tree.iter()).for_each(|(a, b)| *a ^= b);
-        self.beta.iter_mut().zip(other.beta.iter()).for_each(|(a, b)| *a ^= b);
+        xor(&mut self.tree, &other.tree);
         self
+    }
+
+    /// r as numbers that are compared, and its bit rho.
+    fn split(&self, ring: &R, n: usize) -> (Secret<R::Compared>, Secret<u64>) {
+        let (number, flip) = ring.split_for_sign(&self.r, n);
+        (number.into(), flip.into())
+    }
+}
+
+fn xor(a: &mut [u64], b: &[u64]) {
+    a.iter_mut().zip(b).for_each(|(a, b)| *a ^= b);
+}
+
+/// One server's correlation for one [`Comparison`].
+pub struct Compared<R: Ring> {
+    n: usize,
+    r: Secret<R::Word>,
+    flip: Secret<u64>,
+    dealt: compare::Dealt,
+}
+
+impl<R: Ring> Compared<R> {
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.r) + size_of_val(&*self.flip) + self.dealt.bytes()
     }
 }
 
 /// One server's correlation for one [`Demand`].
 pub struct Correlation<R: Ring> {
-    demand: Demand,
-    r: Secret<R::Word>,
+    output: Output,
     beta: Secret<u64>,
     derived: Secret<R::Word>,
-    flip: Secret<u64>,
-    dealt: compare::Dealt,
+    compared: Compared<R>,
 }
 
 impl<R: Ring> Correlation<R> {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.r)
-            + size_of_val(&*self.beta)
-            + size_of_val(&*self.derived)
-            + size_of_val(&*self.flip)
-            + self.dealt.bytes()
+        size_of_val(&*self.beta) + size_of_val(&*self.derived) + self.compared.bytes()
     }
 }
 
@@ -292,7 +399,7 @@ pub async fn relu<R: SignRing, C: Channel, D: Domain>(
     x: &Share<R, Reduced>,
     correlation: Correlation<R>,
 ) -> Result<Share<R, D>> {
-    debug_assert_eq!(correlation.demand.output.range(), D::RANGE);
+    debug_assert_eq!(correlation.output.range(), D::RANGE);
     Ok(Share::new(run(party, step, x, correlation, Slopes::RELU).await?))
 }
 
@@ -307,7 +414,7 @@ pub async fn slopes<R: SignRing, C: Channel>(
     correlation: Correlation<R>,
     slopes: Slopes,
 ) -> Result<Share<R, Full>> {
-    debug_assert_eq!(correlation.demand.output, Output::Full);
+    debug_assert_eq!(correlation.output, Output::Full);
     Ok(Share::new(run(party, step, x, correlation, slopes).await?))
 }
 
@@ -321,8 +428,23 @@ pub async fn is_negative<R: SignRing, C: Channel>(
     x: &Share<R, Reduced>,
     correlation: Correlation<R>,
 ) -> Result<Share<R, Full>> {
-    debug_assert_eq!(correlation.demand.output, Output::Bit);
+    debug_assert_eq!(correlation.output, Output::Bit);
     Ok(Share::new(run(party, step, x, correlation, Slopes::RELU).await?))
+}
+
+/// [x < 0] in the open, known to both servers: bit `i` is bit `i % 64` of word `i / 64`.
+///
+/// # Errors
+/// As [`Channel`].
+pub async fn open<R: Ring, C: Channel>(
+    party: &mut Party<'_, R, C>,
+    step: Step,
+    x: &Share<R, Reduced>,
+    correlation: Compared<R>,
+) -> Result<Vec<u64>> {
+    let n = correlation.n;
+    let signs = compare(party, step, x, correlation).await?;
+    open_bits(party, signs.next, n, signs.own).await
 }
 
 async fn run<R: SignRing, C: Channel>(
@@ -332,27 +454,12 @@ async fn run<R: SignRing, C: Channel>(
     correlation: Correlation<R>,
     slopes: Slopes,
 ) -> Result<Vec<R::Word>> {
-    let ring = party.ring;
-    let Correlation { demand, r, beta, derived, flip: own_flip, dealt } = correlation;
-    let n = demand.n;
-    let mut masked = x.words().to_vec();
-    ring.mask_for_sign(&mut masked, &r);
-    let z = party.open(step, Range::Reduced, masked).await?;
-    let (number, flip) = ring.split_for_sign(&z, n);
-
-    let rounds = dealt.rounds() as u16;
-    let less = compare::less_than(party, step.message(1), &number, dealt).await?;
-
+    let Correlation { output, beta, derived, compared } = correlation;
+    let n = compared.n;
+    let Signs { z, number, flip, own: mut c, r, next } = compare(party, step, x, compared).await?;
     // c = sign ^ beta.
-    let mut c: Vec<u64> = (0..less.len()).map(|i| less[i] ^ own_flip[i] ^ beta[i]).collect();
-    if party.role.is_first() {
-        c.iter_mut().zip(&flip).for_each(|(c, l)| *c ^= l);
-    }
-    let at = step.message(1 + rounds);
-    let received = party.exchange(at, bits::pack(&c, n)).await?;
-    let other = bits::unpack(&received, n).expect("as long as what was sent");
-    c.iter_mut().zip(&other).for_each(|(a, b)| *a ^= b);
-
+    xor(&mut c, &beta);
+    let c = open_bits(party, next, n, c).await?;
     let values = Combine {
         role: party.role,
         n,
@@ -364,7 +471,57 @@ async fn run<R: SignRing, C: Channel>(
         derived: &derived,
         slopes,
     };
-    Ok(ring.combine(demand.output, &values))
+    Ok(party.ring.combine(output, &values))
+}
+
+/// What a comparison leaves: z in the open, and shares of the signs.
+struct Signs<R: Ring> {
+    z: Vec<R::Word>,
+    number: Vec<R::Compared>,
+    /// l, the bit of z.
+    flip: Vec<u64>,
+    /// This server's XOR share of the signs.
+    own: Secret<u64>,
+    /// This server's share of r.
+    r: Secret<R::Word>,
+    /// The next message.
+    next: Step,
+}
+
+/// Opens z and compares it with r.
+async fn compare<R: Ring, C: Channel>(
+    party: &mut Party<'_, R, C>,
+    step: Step,
+    x: &Share<R, Reduced>,
+    correlation: Compared<R>,
+) -> Result<Signs<R>> {
+    let ring = party.ring;
+    let Compared { n, r, flip: own_flip, dealt } = correlation;
+    let mut masked = x.words().to_vec();
+    ring.mask_for_sign(&mut masked, &r);
+    let z = party.open(step, Range::Reduced, masked).await?;
+    let (number, flip) = ring.split_for_sign(&z, n);
+
+    let next = step.message(1 + dealt.rounds() as u16);
+    let mut own = compare::less_than(party, step.message(1), &number, dealt).await?;
+    xor(&mut own, &own_flip);
+    if party.role.is_first() {
+        xor(&mut own, &flip);
+    }
+    Ok(Signs { z, number, flip, own, r, next })
+}
+
+/// Opens XOR shares of `n` bits.
+async fn open_bits<R: Ring, C: Channel>(
+    party: &mut Party<'_, R, C>,
+    step: Step,
+    n: usize,
+    own: Secret<u64>,
+) -> Result<Vec<u64>> {
+    let received = party.exchange(step, bits::pack(&own, n)).await?;
+    let mut bits = bits::unpack(&received, n).expect("as long as what was sent");
+    xor(&mut bits, &own);
+    Ok(bits)
 }
 
 #[cfg(test)]
@@ -375,24 +532,25 @@ mod tests {
     fn correlations<R: SignRing>(
         ring: &R,
         demand: Demand,
-        adjust: impl Fn(&mut Masks<R>),
+        adjust: impl Fn(&mut Masks<R>, &mut Secret<u64>),
     ) -> [Correlation<R>; 2] {
         let prgs = prgs(40);
-        let [own, mut other] = [0, 1].map(|i| demand.draw(ring, &prgs[i], AT));
-        adjust(&mut other);
-        let kept = [(&other.r, &other.beta)].map(|(r, beta)| (r.clone(), beta.clone()));
-        let tree_mask = other.tree.clone();
-        let correction = demand.correct(ring, own.sum(ring, other), &prgs[0], AT);
+        let [own, mut other] = [0, 1].map(|i| demand.comparison().draw(ring, &prgs[i], AT));
+        let [mut sum, mut beta] = [0, 1].map(|i| demand.draw(&prgs[i], AT));
+        adjust(&mut other, &mut beta);
+        xor(&mut sum, &beta);
+        let correction = demand.correct(ring, &own.sum(ring, &other), &sum, &prgs[0], AT);
         assert_eq!(correction.len(), demand.correction_len(ring));
         let c0 = demand.prepare(ring, Server::Server0, &prgs[0], AT, &[]).unwrap();
         let c1 = demand.prepare(ring, Server::Server1, &prgs[1], AT, &correction).unwrap();
-        let [(r, beta)] = kept;
-        [c0, Correlation { r, beta, dealt: c1.dealt.with_masks(tree_mask), ..c1 }]
+        let Masks { r, tree } = other;
+        let compared = Compared { r, dealt: c1.compared.dealt.with_masks(tree), ..c1.compared };
+        [c0, Correlation { beta, compared, ..c1 }]
     }
 
     fn go<R: SignRing>(ring: &R, x: &[i64], demand: Demand, slopes: Slopes) -> Run<Vec<R::Word>> {
         let [x0, x1] = shares::<R, Reduced>(ring, 2, x);
-        let [c0, c1] = correlations(ring, demand, |_| ());
+        let [c0, c1] = correlations(ring, demand, |_, _| ());
         let out = run(ring, [(x0, c0), (x1, c1)], async |p, (x, c)| super::run(p, AT, &x, c, slopes).await)
             .unwrap();
         out.assert_priced(demand.cost(ring));
@@ -435,6 +593,31 @@ mod tests {
     }
 
     #[test]
+    fn opened_signs() {
+        fn check<R: SignRing>(ring: &R) {
+            for (n, rounds) in [(1, Rounds::Balanced), (65, Rounds::Fewest), (700, Rounds::Balanced)] {
+                let x = numbers(n as u8, n, ring.bound(Range::Reduced));
+                let demand = Comparison { n, rounds };
+                let prgs = prgs(40);
+                let correction = demand.deal(ring, [&prgs[0], &prgs[1]], AT);
+                assert_eq!(correction.len(), demand.correction_len(ring));
+                let c0 = demand.prepare(ring, Server::Server0, &prgs[0], AT, &[]);
+                let c1 = demand.prepare(ring, Server::Server1, &prgs[1], AT, &correction);
+                let [x0, x1] = shares::<R, Reduced>(ring, 2, &x);
+                let inputs = [(x0, c0), (x1, c1)];
+                let out = run(ring, inputs, async |p, (x, c)| open(p, AT, &x, c).await).unwrap();
+                out.assert_priced(demand.cost(ring));
+                for bits in &out.out {
+                    for (i, &x) in x.iter().enumerate() {
+                        assert_eq!(bits[i / 64] >> (i % 64) & 1 == 1, x < 0, "{i} of {n}: {x}");
+                    }
+                }
+            }
+        }
+        rings(check, check);
+    }
+
+    #[test]
     fn every_number_of_a_small_ring() {
         let ring = crate::ring::Rns::new(crate::ring::Moduli { p: vec![7, 5], q: vec![3, 11] }).unwrap();
         let bound = ring.bound(Range::Reduced);
@@ -459,14 +642,23 @@ mod tests {
         }
     }
 
+    /// Which bits are in the open at the end.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Ending {
+        /// The masked signs.
+        Masked,
+        /// The signs.
+        Open,
+    }
+
     /// Server 0's view when server 1's share of x is moved by `by` and all its masks are moved so that what it
     /// masks stays covered by the same bits.
-    fn view<R: SignRing>(ring: &R, demand: Demand, by: Option<&[i64]>) -> Vec<u8> {
+    fn view<R: SignRing>(ring: &R, demand: Demand, by: Option<&[i64]>, ending: Ending) -> Vec<u8> {
         let n = demand.n;
         let x = numbers(1, n, 1 << 12);
         let prgs = prgs(40);
         let total = |r1: &Secret<R::Word>| {
-            let mut r = demand.draw(ring, &prgs[0], AT).r;
+            let mut r = demand.comparison().draw(ring, &prgs[0], AT).r;
             ring.add(Range::Reduced, &mut r, r1);
             r
         };
@@ -478,7 +670,7 @@ mod tests {
         let [x0, x1] = shares::<R, Reduced>(ring, 2, &x);
         let mut x1 = x1.into_words();
         let moved: Vec<i64> = by.map_or(x.clone(), |by| x.iter().zip(by).map(|(x, d)| x + d).collect());
-        let [c0, c1] = correlations(ring, demand, |masks| {
+        let [c0, c1] = correlations(ring, demand, |masks, beta| {
             let Some(by) = by else { return };
             let before = total(&masks.r);
             // z stays if r moves against x.
@@ -489,7 +681,7 @@ mod tests {
             let wires = |x: &[i64], r: &[R::Word]| {
                 let (z, l) = z_of(x, r);
                 let (number, flip) = ring.split_for_sign(r, n);
-                let (inputs, less) = compare::wires(ring, &demand.tree(ring), &z, &number);
+                let (inputs, less) = compare::wires(ring, &demand.comparison().tree(ring), &z, &number);
                 let sign: Vec<u64> = less.iter().zip(&flip).zip(&l).map(|((a, b), c)| a ^ b ^ c).collect();
                 (inputs, sign, z)
             };
@@ -500,12 +692,18 @@ mod tests {
                 "z is the same"
             );
             masks.tree.iter_mut().zip(a.iter().zip(&b)).for_each(|(m, (a, b))| *m ^= a ^ b);
-            masks.beta.iter_mut().zip(sign_a.iter().zip(&sign_b)).for_each(|(m, (a, b))| *m ^= a ^ b);
+            beta.iter_mut().zip(sign_a.iter().zip(&sign_b)).for_each(|(m, (a, b))| *m ^= a ^ b);
         });
         if let Some(by) = by {
             shift(ring, Range::Reduced, &mut x1, by);
         }
         let inputs = [(x0, c0), (Share::new(x1), c1)];
+        if ending == Ending::Open {
+            let out = run(ring, inputs, async |p, (x, c)| open(p, AT, &x, c.compared).await).unwrap();
+            let bit = |i: usize| out.out[0][i / 64] >> (i % 64) & 1 == 1;
+            assert!(moved.iter().enumerate().all(|(i, &x)| bit(i) == (x < 0)), "still the right signs");
+            return out.views[0].clone();
+        }
         let out = run(ring, inputs, async |p, (x, c)| super::run(p, AT, &x, c, Slopes::RELU).await).unwrap();
         let want: Vec<i64> = moved.iter().map(|&x| x.max(0)).collect();
         let views = out.views.clone();
@@ -519,7 +717,15 @@ mod tests {
             for rounds in [Rounds::Balanced, Rounds::Fewest] {
                 let demand = Demand { n: 130, output: Output::Full, rounds };
                 let by = numbers(6, 130, 1 << 12);
-                assert_eq!(view(ring, demand, None), view(ring, demand, Some(&by)));
+                let views = [None, Some(&by[..])].map(|by| view(ring, demand, by, Ending::Masked));
+                assert_eq!(views[0], views[1]);
+                // What opens are the signs: they are all that may decide what is seen.
+                let x = numbers(1, 130, 1 << 12);
+                let same: Vec<i64> = x.iter().map(|&x| x / 2).collect();
+                let views = [None, Some(&same[..])].map(|by| view(ring, demand, by, Ending::Open));
+                assert_eq!(views[0], views[1]);
+                let views = [None, Some(&by[..])].map(|by| view(ring, demand, by, Ending::Open));
+                assert_ne!(views[0], views[1], "other signs are seen");
             }
         }
         rings(check, check);
