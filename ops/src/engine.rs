@@ -9,7 +9,25 @@ use sharelens_protocol::ring::{Domain, Full, Reduced};
 use sharelens_protocol::{Result, Step};
 
 pub use sharelens_protocol::bilinear::Linear;
+pub use sharelens_protocol::product::Shape as ProductShape;
 pub use sharelens_protocol::ring::ZERO;
+
+/// Rows in a uniformly random order that nobody knows. Only of these may an order or places be opened: what is
+/// seen then is a random permutation, whatever the rows hold.
+#[derive(Clone, Debug)]
+pub struct Shuffled<V>(V);
+
+impl<V> Shuffled<V> {
+    /// Says that `rows` are in a random order, which the caller has seen to.
+    pub(crate) const fn new(rows: V) -> Self {
+        Self(rows)
+    }
+
+    /// The rows.
+    pub const fn rows(&self) -> &V {
+        &self.0
+    }
+}
 
 /// Computes on vectors of fixed-point numbers in two domains. Positions are public, values are not.
 ///
@@ -18,6 +36,9 @@ pub use sharelens_protocol::ring::ZERO;
 pub trait Engine {
     /// A vector in domain `D`.
     type V<D: Domain>: Clone;
+
+    /// A secret operand that stays for several products.
+    type Operand;
 
     /// Says that what follows belongs to the layer of `at`, for engines that keep books. Local.
     fn enter(&mut self, at: Step) {
@@ -91,5 +112,44 @@ pub trait Engine {
         at: Step,
         x: &Self::V<Full>,
         y: &Self::V<Full>,
+    ) -> impl Future<Output = Result<Self::V<Full>>>;
+
+    /// Puts the `rows` equal parts of `x` in a uniformly random order that nobody knows. Two rounds.
+    fn shuffle<D: Domain>(
+        &mut self,
+        at: Step,
+        rows: usize,
+        x: &Self::V<D>,
+    ) -> impl Future<Output = Result<Shuffled<Self::V<D>>>>;
+
+    /// Opens, for each run of `group` keys, their indices (into all of `keys`) by descending key. The keys of a
+    /// group must all be different, and |a - b| < P/2: a tie would open as either order. All pairs are
+    /// compared.
+    fn open_order(
+        &mut self,
+        at: Step,
+        group: usize,
+        keys: &Shuffled<Self::V<Reduced>>,
+    ) -> impl Future<Output = Result<Vec<u32>>>;
+
+    /// Opens a permutation: `places[i]` is where row `i` belongs. One round.
+    ///
+    /// Fails if what is opened is no permutation.
+    fn open_places(
+        &mut self,
+        at: Step,
+        places: &Shuffled<Self::V<Reduced>>,
+    ) -> impl Future<Output = Result<Vec<u32>>>;
+
+    /// Takes `y`, `[groups, n, k]`, as the operand of `shape.uses` products. Local.
+    fn operand(&mut self, at: Step, shape: ProductShape, y: Self::V<Full>) -> Result<Self::Operand>;
+
+    /// `[groups, m, k]` times the operand: `out[g, i, j]` is the sum over `l` of `x[g, i, l] * y[g, j, l]`. One
+    /// round.
+    fn product(
+        &mut self,
+        at: Step,
+        operand: &mut Self::Operand,
+        x: &Self::V<Full>,
     ) -> impl Future<Output = Result<Self::V<Full>>>;
 }

@@ -72,23 +72,23 @@ pub fn join<E: Engine, D: Domain>(e: &mut E, parts: &[&E::V<D>]) -> E::V<D> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use super::*;
     use crate::plain::{Bounds, Plain, Values};
 
-    pub(super) fn plain() -> Plain {
+    pub(crate) fn plain() -> Plain {
         let bounds = Bounds::rns(&[255, 253, 251, 239], &[247, 241]).expect("fits 64 bits");
         Plain::new(bounds, Arc::new(Vec::new()))
     }
 
-    pub(super) fn reduced(x: &[i64]) -> Values<Reduced> {
+    pub(crate) fn reduced(x: &[i64]) -> Values<Reduced> {
         x.to_vec().into()
     }
 
     /// Small numbers of both signs, the same on every run.
-    pub(super) fn numbers(n: usize) -> Vec<i64> {
+    pub(crate) fn numbers(n: usize) -> Vec<i64> {
         (0..n as i64).map(|i| (i * 7919 + 13) % 2003 - 1001).collect()
     }
 

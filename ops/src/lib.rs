@@ -1,10 +1,13 @@
 //! Tensors and layers on shares, each with a plaintext twin.
 #![forbid(unsafe_code)]
 
+pub mod detect;
 pub mod engine;
 pub mod layers;
+pub mod number;
 pub mod plain;
 pub mod planner;
+pub mod real;
 pub mod secure;
 
 pub use engine::{Engine, Linear, ZERO};

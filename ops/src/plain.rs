@@ -8,15 +8,23 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use sharelens_protocol::ring::kernel::Conv;
 use sharelens_protocol::ring::{Domain, Full, Range, Reduced};
 use sharelens_protocol::{Error, Result, Step};
 
-use crate::engine::{Engine, Linear, ZERO};
+use crate::engine::{Engine, Linear, ProductShape, Shuffled, ZERO};
+use crate::planner::{check_operand, rows_of};
 
 pub mod direct;
+pub mod gemm;
+
+/// Numbers that one thread goes through at a time.
+const RUN: usize = 1 << 14;
 
 /// The ranges of the two domains, all that the twin needs to know of a ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
     /// Largest allowed magnitude in `Full`: (M - 1)/2, or 2^62 in Z_2^64.
     pub full: i64,
@@ -154,6 +162,11 @@ impl Plain {
         self.checked(numbers)
     }
 
+    /// The ranges.
+    pub const fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
     /// The first overflow, if there was one.
     pub fn overflow(&self) -> Option<&Overflow> {
         self.overflow.as_ref()
@@ -178,7 +191,7 @@ impl Plain {
     }
 
     fn checked<D: Domain>(&mut self, numbers: Vec<i64>) -> Values<D> {
-        let found = numbers.iter().map(|v| v.unsigned_abs()).max().unwrap_or(0);
+        let found = largest(&numbers);
         self.note(D::RANGE, found, self.bounds.of(D::RANGE));
         Values::from(numbers)
     }
@@ -203,9 +216,9 @@ impl Plain {
         self.verdict().map(|()| out)
     }
 
-    fn map<D: Domain>(&mut self, at: Step, x: &[i64], f: impl Fn(i64) -> i64) -> Result<Values<D>> {
+    fn map<D: Domain>(&mut self, at: Step, x: &[i64], f: impl Fn(i64) -> i64 + Sync) -> Result<Values<D>> {
         self.start(at)?;
-        self.finish(x.iter().map(|&v| f(v)).collect())
+        self.finish(x.par_iter().with_min_len(RUN).map(|&v| f(v)).collect())
     }
 }
 
@@ -216,12 +229,30 @@ pub fn divide_round(v: i64, divisor: i64) -> i64 {
     if v < 0 { -(magnitude as i64) } else { magnitude as i64 }
 }
 
+/// A number that looks random, the same on every run; good for nothing but tests and estimates.
+pub(crate) fn scrambled(at: Step, index: u32) -> u64 {
+    let z = (at.to_bits() ^ u64::from(index))
+        .wrapping_add(0x9e37_79b9_7f4a_7c15)
+        .wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 29)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 32)
+}
+
 fn largest(v: &[i64]) -> u64 {
-    v.iter().map(|v| v.unsigned_abs()).max().unwrap_or(0)
+    v.par_chunks(RUN).map(|c| c.iter().map(|v| v.unsigned_abs()).max().unwrap_or(0)).max().unwrap_or(0)
+}
+
+/// An operand of products in the clear.
+#[derive(Clone, Debug)]
+pub struct Operand {
+    shape: ProductShape,
+    y: Values<Full>,
+    left: usize,
 }
 
 impl Engine for Plain {
     type V<D: Domain> = Values<D>;
+    type Operand = Operand;
 
     fn enter(&mut self, at: Step) {
         self.layer = at.layer_index();
@@ -281,11 +312,10 @@ impl Engine for Plain {
             .filter(|_| map.conv.is_valid() && x.numbers.len() == map.conv.in_len())
             .ok_or_else(|| Error::Config(format!("weights or input of {at} do not match its shape")))?;
         // Sum over taps of |w| times the largest |x| bounds every partial sum: below 2^63 words suffice.
-        let taps = map.conv.weight_len() / map.conv.c_out;
-        let heaviest = w.values.chunks_exact(taps).map(|r| r.iter().map(|w| w.unsigned_abs() as f64).sum());
-        let bound = heaviest.fold(0.0, f64::max) * largest(x.as_slice()) as f64 + largest(&w.bias) as f64;
+        let bound =
+            gemm::heaviest(&map.conv, &w.values) * largest(x.as_slice()) as f64 + largest(&w.bias) as f64;
         if bound < 9e18 {
-            let out = direct::convolve(&map.conv, x.as_slice(), &w.values, &w.bias);
+            let out = gemm::convolve_exact(&map.conv, x.as_slice(), &w.values, &w.bias);
             return self.finish(out);
         }
         let wide = |v: &[i64]| v.iter().map(|&v| i128::from(v)).collect::<Vec<_>>();
@@ -299,16 +329,17 @@ impl Engine for Plain {
         let Rounding::Random(state) = self.rounding else {
             return self.map(at, x.as_slice(), |v| divide_round(v, divisor));
         };
-        let mut state = state;
-        let mut draw = || {
-            // SplitMix64.
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        // SplitMix64, whose state after `i` draws is known without drawing.
+        let after = |i: usize| state.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let draw = |i: usize| {
+            let z = after(i + 1);
+            let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             ((u128::from(z ^ (z >> 31)) * divisor as u128) >> 64) as i64
         };
-        let numbers = x.as_slice().iter().map(|&v| (v.saturating_add(draw())).div_euclid(divisor)).collect();
-        self.rounding = Rounding::Random(state);
+        let rounded = |(i, &v): (usize, &i64)| v.saturating_add(draw(i)).div_euclid(divisor);
+        let numbers = x.numbers.par_iter().enumerate().with_min_len(RUN).map(rounded).collect();
+        self.rounding = Rounding::Random(after(x.numbers.len()));
         self.start(at)?;
         self.finish(numbers)
     }
@@ -351,13 +382,83 @@ impl Engine for Plain {
         let out = self.narrowed(x.numbers.iter().zip(y.numbers.iter()).map(product));
         self.verdict().map(|()| out)
     }
+
+    async fn shuffle<D: Domain>(
+        &mut self,
+        at: Step,
+        rows: usize,
+        x: &Values<D>,
+    ) -> Result<Shuffled<Values<D>>> {
+        self.start(at)?;
+        rows_of(rows, x.numbers.len(), D::RANGE)?;
+        // Nobody learns from this order, but levels that find the best of a list rely on its being random.
+        let width = x.numbers.len() / rows;
+        let mut order: Vec<u32> = (0..rows as u32).collect();
+        order.sort_by_key(|&row| (scrambled(at, row), row));
+        let index = order.iter().flat_map(|&r| (0..width as u32).map(move |c| r * width as u32 + c));
+        Ok(Shuffled::new(self.gather(&[x], &index.collect::<Vec<_>>())))
+    }
+
+    async fn open_order(
+        &mut self,
+        at: Step,
+        group: usize,
+        keys: &Shuffled<Values<Reduced>>,
+    ) -> Result<Vec<u32>> {
+        self.start(at)?;
+        let keys = keys.rows().as_slice();
+        let (least, most) = (keys.iter().min().copied(), keys.iter().max().copied());
+        let widest = most.unwrap_or(0).abs_diff(least.unwrap_or(0));
+        self.note(Range::Reduced, widest, self.bounds.reduced);
+        self.verdict()?;
+        let mut order: Vec<u32> = (0..keys.len() as u32).collect();
+        for part in order.chunks_mut(group) {
+            part.sort_by_key(|&i| std::cmp::Reverse(keys[i as usize]));
+            if part.windows(2).any(|w| keys[w[0] as usize] == keys[w[1] as usize]) {
+                return Err(Error::Config(format!("{at}: two keys of an order are equal")));
+            }
+        }
+        Ok(order)
+    }
+
+    async fn open_places(&mut self, at: Step, places: &Shuffled<Values<Reduced>>) -> Result<Vec<u32>> {
+        self.start(at)?;
+        sharelens_protocol::shuffle::permutation(at, places.rows().as_slice())
+    }
+
+    fn operand(&mut self, at: Step, shape: ProductShape, y: Values<Full>) -> Result<Operand> {
+        self.start(at)?;
+        check_operand(at, &shape, y.numbers.len())?;
+        Ok(Operand { left: shape.uses, shape, y })
+    }
+
+    async fn product(&mut self, at: Step, operand: &mut Operand, x: &Values<Full>) -> Result<Values<Full>> {
+        self.start(at)?;
+        let s = operand.shape;
+        let left = operand.left.checked_sub(1);
+        operand.left = left.ok_or_else(|| Error::Config(format!("{at}: an operand used too often")))?;
+        if x.numbers.len() != s.left_len() {
+            return Err(Error::Config(format!("{at}: a factor of another shape")));
+        }
+        let (x, y) = (x.as_slice(), operand.y.as_slice());
+        let conv = Conv::dense(s.m, s.k, s.n);
+        let groups = x.chunks_exact(s.m * s.k).zip(y.chunks_exact(s.n * s.k));
+        if (largest(x) as f64) * (largest(y) as f64) * (s.k as f64) < 9e18 {
+            let bias = vec![0; s.n];
+            return self.finish(groups.flat_map(|(x, y)| direct::convolve(&conv, x, y, &bias)).collect());
+        }
+        let wide = |v: &[i64]| v.iter().map(|&v| i128::from(v)).collect::<Vec<_>>();
+        let bias = vec![0; s.n];
+        let out = groups.flat_map(|(x, y)| direct::convolve(&conv, &wide(x), &wide(y), &bias));
+        let out = self.narrowed(out.collect::<Vec<_>>().into_iter());
+        self.verdict().map(|()| out)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use futures::executor::block_on;
-    use sharelens_protocol::ring::kernel::Conv;
 
     fn engine(weights: Vec<Weights>) -> Plain {
         Plain::new(Bounds::rns(&[255, 253, 251], &[247, 241]).expect("fits"), Arc::new(weights))

@@ -5,11 +5,12 @@ use std::marker::PhantomData;
 use sharelens_protocol::compare::Rounds;
 use sharelens_protocol::convert::Interactive;
 use sharelens_protocol::correlation::{Demand, Plan, SecureRing};
-use sharelens_protocol::ring::{Domain, Full, Reduced};
-use sharelens_protocol::sign::{self, Output};
-use sharelens_protocol::{Error, Result, Step};
+use sharelens_protocol::ring::{Domain, Full, Range, Reduced};
+use sharelens_protocol::sign::{self, Comparison, Output};
+use sharelens_protocol::{Error, Result, Step, order, shuffle};
 
-use crate::engine::{Engine, Linear};
+use crate::engine::{Engine, Linear, ProductShape, Shuffled};
+use crate::plain::scrambled;
 
 /// [`Engine`] over lengths. What it asks for is what [`crate::Secure`] spends, call by call.
 #[derive(Debug)]
@@ -57,8 +58,25 @@ pub(crate) fn check_map(map: &Linear, n: usize) -> Result<()> {
     Ok(())
 }
 
+/// `n` numbers as rows to be shuffled.
+pub(crate) fn rows_of(rows: usize, n: usize, range: Range) -> Result<shuffle::Demand> {
+    if rows == 0 || n == 0 || !n.is_multiple_of(rows) {
+        return Err(Error::Config(format!("{n} numbers are not {rows} rows")));
+    }
+    Ok(shuffle::Demand { rows, columns: n / rows, range })
+}
+
+/// Checks that an operand of `n` numbers has the stated shape.
+pub(crate) fn check_operand(at: Step, shape: &ProductShape, n: usize) -> Result<()> {
+    if !shape.is_valid() || n != shape.right_len() {
+        return Err(Error::Config(format!("{at}: an operand of another shape")));
+    }
+    Ok(())
+}
+
 impl<R: SecureRing> Engine for Planner<R> {
     type V<D: Domain> = Length<D>;
+    type Operand = ProductShape;
 
     fn len<D: Domain>(&self, v: &Length<D>) -> usize {
         v.n
@@ -135,5 +153,59 @@ impl<R: SecureRing> Engine for Planner<R> {
     async fn mul(&mut self, at: Step, x: &Length<Full>, _: &Length<Full>) -> Result<Length<Full>> {
         self.plan.push(at, Demand::Mul { n: x.n });
         Ok(*x)
+    }
+
+    async fn shuffle<D: Domain>(
+        &mut self,
+        at: Step,
+        rows: usize,
+        x: &Length<D>,
+    ) -> Result<Shuffled<Length<D>>> {
+        let demand = rows_of(rows, x.n, D::RANGE)?;
+        self.plan.push(at, Demand::Shuffle(demand));
+        Ok(Shuffled::new(*x))
+    }
+
+    async fn open_order(
+        &mut self,
+        at: Step,
+        group: usize,
+        keys: &Shuffled<Length<Reduced>>,
+    ) -> Result<Vec<u32>> {
+        let n = keys.rows().n;
+        let pairs = order::pairs(group, n)?.len();
+        if pairs > 0 {
+            self.plan.push(at, Demand::Compare(Comparison { n: pairs, rounds: self.rounds }));
+        }
+        // As random as what a run will see, so that what follows from it fits together.
+        let mut order: Vec<u32> = (0..n as u32).collect();
+        order.chunks_mut(group).for_each(|g| g.sort_by_key(|&i| (scrambled(at, i), i)));
+        Ok(order)
+    }
+
+    async fn open_places(&mut self, at: Step, places: &Shuffled<Length<Reduced>>) -> Result<Vec<u32>> {
+        let n = places.rows().n;
+        self.plan.push_opening(at, n, Range::Reduced);
+        Ok((0..n as u32).collect())
+    }
+
+    fn operand(&mut self, at: Step, shape: ProductShape, y: Length<Full>) -> Result<ProductShape> {
+        check_operand(at, &shape, y.n)?;
+        self.plan.push(at, Demand::Product(shape));
+        Ok(shape)
+    }
+
+    async fn product(
+        &mut self,
+        at: Step,
+        operand: &mut ProductShape,
+        x: &Length<Full>,
+    ) -> Result<Length<Full>> {
+        if x.n != operand.left_len() {
+            return Err(Error::Config(format!("{at}: a factor of another shape")));
+        }
+        let left = operand.uses.checked_sub(1);
+        operand.uses = left.ok_or_else(|| Error::Config(format!("{at}: an operand used too often")))?;
+        Ok(Length::new(operand.out_len()))
     }
 }

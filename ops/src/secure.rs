@@ -6,11 +6,11 @@ use sharelens_protocol::compare::Rounds;
 use sharelens_protocol::convert::{self, Interactive};
 use sharelens_protocol::correlation::{Correlation, Demand, SecureRing, Store};
 use sharelens_protocol::ring::{self, Domain, Full, Range, Reduced};
-use sharelens_protocol::sign::{self, Output, Slopes};
-use sharelens_protocol::{Error, Party, Result, Share, Step, mul};
+use sharelens_protocol::sign::{self, Comparison, Output, Slopes};
+use sharelens_protocol::{Error, Party, Result, Share, Step, mul, order, product, shuffle};
 
-use crate::engine::{Engine, Linear};
-use crate::planner::check_map;
+use crate::engine::{Engine, Linear, ProductShape, Shuffled};
+use crate::planner::{check_map, check_operand, rows_of};
 
 /// [`Engine`] over one server's shares. Both servers must run the same layers.
 pub struct Secure<'a, R: SecureRing, C> {
@@ -71,6 +71,7 @@ fn of_another_kind(step: Step) -> Error {
 
 impl<R: SecureRing, C: Channel> Engine for Secure<'_, R, C> {
     type V<D: Domain> = Share<R, D>;
+    type Operand = product::Operand<R>;
 
     fn len<D: Domain>(&self, v: &Share<R, D>) -> usize {
         v.len(self.party.ring)
@@ -171,5 +172,62 @@ impl<R: SecureRing, C: Channel> Engine for Secure<'_, R, C> {
             return Err(of_another_kind(at));
         };
         mul::mul(&mut self.party, at, x, y, triples).await
+    }
+
+    async fn shuffle<D: Domain>(
+        &mut self,
+        at: Step,
+        rows: usize,
+        x: &Share<R, D>,
+    ) -> Result<Shuffled<Share<R, D>>> {
+        let demand = rows_of(rows, self.len(x), D::RANGE)?;
+        let Correlation::Shuffle(correlation) = self.store.take(at, &Demand::Shuffle(demand))? else {
+            return Err(of_another_kind(at));
+        };
+        shuffle::shuffle(&mut self.party, at, x.clone(), correlation).await.map(Shuffled::new)
+    }
+
+    async fn open_order(
+        &mut self,
+        at: Step,
+        group: usize,
+        keys: &Shuffled<Share<R, Reduced>>,
+    ) -> Result<Vec<u32>> {
+        let n = self.len(keys.rows());
+        let (firsts, seconds): (Vec<u32>, Vec<u32>) = order::pairs(group, n)?.into_iter().unzip();
+        let mut smaller = Vec::new();
+        if !firsts.is_empty() {
+            let demand = Comparison { n: firsts.len(), rounds: self.rounds };
+            let Correlation::Compare(correlation) = self.store.take(at, &Demand::Compare(demand))? else {
+                return Err(of_another_kind(at));
+            };
+            let [a, b] = [firsts, seconds].map(|index| self.gather(&[keys.rows()], &index));
+            let difference = self.sub(&a, &b);
+            smaller = sign::open(&mut self.party, at, &difference, correlation).await?;
+        }
+        order::descending(at, group, n, &smaller)
+    }
+
+    async fn open_places(&mut self, at: Step, places: &Shuffled<Share<R, Reduced>>) -> Result<Vec<u32>> {
+        let own = places.rows().words().to_vec();
+        let opened = self.party.open(at, Range::Reduced, own).await?;
+        shuffle::permutation(at, &self.party.ring.decode(Range::Reduced, &opened))
+    }
+
+    fn operand(&mut self, at: Step, shape: ProductShape, y: Share<R, Full>) -> Result<product::Operand<R>> {
+        check_operand(at, &shape, self.len(&y))?;
+        let Correlation::Product(masks) = self.store.take(at, &Demand::Product(shape))? else {
+            return Err(of_another_kind(at));
+        };
+        Ok(masks.operand(y))
+    }
+
+    async fn product(
+        &mut self,
+        at: Step,
+        operand: &mut product::Operand<R>,
+        x: &Share<R, Full>,
+    ) -> Result<Share<R, Full>> {
+        product::product(&mut self.party, at, operand, x).await
     }
 }

@@ -44,23 +44,34 @@ impl Number for f64 {
 const LANES: usize = 8;
 /// Output pixels computed together.
 const PIXELS: usize = 2;
+/// Up to this many output pixels are computed by channels rather than by pixels.
+pub(super) const FEW: usize = 3;
 
 /// `x` `[n, h, w, c_in]` times `weights` `[c_out, kh, kw, c_in / groups]` plus `bias` `[c_out]`, as `[n, oh, ow, c_out]`.
 ///
 /// # Panics
 ///
 /// If the slices do not have the lengths that `conv` states, or `conv` is not valid.
-pub fn convolve<T: Number>(conv: &Conv, x: &[T], weights: &[T], bias: &[T]) -> Vec<T> {
+pub fn convolve<T: Number + From<W>, W: Copy + Sync>(
+    conv: &Conv,
+    x: &[T],
+    weights: &[W],
+    bias: &[T],
+) -> Vec<T> {
     assert!(conv.is_valid() && x.len() == conv.in_len() && weights.len() == conv.weight_len());
     assert_eq!(bias.len(), conv.c_out);
     let padded = Padded::new(conv, x);
-    let mut out = vec![T::ZERO; conv.out_len()];
     let pixels = conv.n * conv.out_h() * conv.out_w();
+    if conv.groups == 1 && pixels <= FEW {
+        return by_channels(conv, &padded, weights, bias);
+    }
+    let mut out = vec![T::ZERO; conv.out_len()];
     let chunk = pixels.div_ceil(8 * rayon::current_num_threads()).next_multiple_of(PIXELS);
-    let blocked = (conv.c_out / conv.groups >= LANES).then(|| pack(conv, weights));
-    let run = |(i, part): (usize, &mut [T])| match &blocked {
-        Some(packed) => block_chunk(conv, &padded, packed, bias, i * chunk, part),
-        None => naive_chunk(conv, &padded, weights, bias, i * chunk, part),
+    let packed = Packed::new(conv, weights);
+    let run = |(i, part): (usize, &mut [T])| match &packed {
+        Packed::Blocks(packed) => block_chunk(conv, &padded, packed, bias, i * chunk, part),
+        Packed::Taps(packed) => depthwise_chunk(conv, &padded, packed, bias, i * chunk, part),
+        Packed::No => naive_chunk(conv, &padded, weights, bias, i * chunk, part),
     };
     if conv.macs() < 1 << 15 {
         out.chunks_mut(chunk * conv.c_out).enumerate().for_each(run);
@@ -71,14 +82,14 @@ pub fn convolve<T: Number>(conv: &Conv, x: &[T], weights: &[T], bias: &[T]) -> V
 }
 
 /// The input with its zero border written out, so that no tap needs a bounds decision.
-struct Padded<T> {
-    data: Vec<T>,
+pub(super) struct Padded<T> {
+    pub(super) data: Vec<T>,
     rows: usize,
     columns: usize,
 }
 
 impl<T: Number> Padded<T> {
-    fn new(conv: &Conv, x: &[T]) -> Self {
+    pub(super) fn new(conv: &Conv, x: &[T]) -> Self {
         let (rows, columns) = (conv.h + conv.pad[0] + conv.pad[2], conv.w + conv.pad[1] + conv.pad[3]);
         if conv.pad == [0; 4] {
             return Self { data: x.to_vec(), rows, columns };
@@ -94,31 +105,94 @@ impl<T: Number> Padded<T> {
     }
 
     /// Where the window of output pixel `p` starts.
-    fn start(&self, conv: &Conv, p: usize) -> usize {
+    pub(super) fn start(&self, conv: &Conv, p: usize) -> usize {
         let (oh, ow) = (conv.out_h(), conv.out_w());
         let (image, y, x) = (p / (oh * ow), p / ow % oh, p % ow);
         ((image * self.rows + y * conv.stride[0]) * self.columns + x * conv.stride[1]) * conv.c_in
     }
 
-    fn tap(&self, conv: &Conv, ky: usize, kx: usize) -> usize {
+    /// What the kernel sees at output pixel `p`, all groups, `[kh, kw, c_in]`.
+    pub(super) fn patch(&self, conv: &Conv, p: usize, to: &mut [T]) {
+        let start = self.start(conv, p);
+        // Neighbouring columns are one run of memory.
+        let run = if conv.dilation[1] == 1 { conv.kernel[1] } else { 1 };
+        for (i, part) in to.chunks_exact_mut(run * conv.c_in).enumerate() {
+            let (ky, kx) = (i * run / conv.kernel[1], i * run % conv.kernel[1]);
+            let at = start + self.tap(conv, ky, kx);
+            part.copy_from_slice(&self.data[at..at + part.len()]);
+        }
+    }
+
+    pub(super) fn tap(&self, conv: &Conv, ky: usize, kx: usize) -> usize {
         (ky * conv.dilation[0] * self.columns + kx * conv.dilation[1]) * conv.c_in
     }
 }
 
-/// Weights as `[group][block][kh][kw][c_in / groups][LANES]`, zero beyond the last channel of a group.
-fn pack<T: Number>(conv: &Conv, weights: &[T]) -> Vec<T> {
-    let (per_in, per_out) = (conv.c_in / conv.groups, conv.c_out / conv.groups);
-    let k = conv.kernel[0] * conv.kernel[1] * per_in;
-    let blocks = per_out.div_ceil(LANES);
-    let mut packed = vec![T::ZERO; conv.groups * blocks * k * LANES];
-    for (o, row) in weights.chunks_exact(k).enumerate() {
-        let (group, within) = (o / per_out, o % per_out);
-        let base = (group * blocks + within / LANES) * k * LANES + within % LANES;
-        for (j, &w) in row.iter().enumerate() {
-            packed[base + j * LANES] = w;
+/// Weights in the order in which they are read.
+enum Packed<T> {
+    /// `[group][block][kh][kw][c_in / groups][LANES]`, zero beyond the last channel of a group.
+    Blocks(Vec<T>),
+    /// `[kh][kw][channel]`, where each channel is a group.
+    Taps(Vec<T>),
+    /// As they are.
+    No,
+}
+
+impl<T: Number> Packed<T> {
+    fn new<W: Copy>(conv: &Conv, weights: &[W]) -> Self
+    where
+        T: From<W>,
+    {
+        let (per_in, per_out) = (conv.c_in / conv.groups, conv.c_out / conv.groups);
+        let k = conv.kernel[0] * conv.kernel[1] * per_in;
+        if per_in == 1 && per_out == 1 {
+            let tap = |t: usize| weights.iter().skip(t).step_by(k).map(|&w| T::from(w));
+            return Self::Taps((0..k).flat_map(tap).collect());
         }
+        if per_out < LANES {
+            return Self::No;
+        }
+        let blocks = per_out.div_ceil(LANES);
+        let mut packed = vec![T::ZERO; conv.groups * blocks * k * LANES];
+        for (o, row) in weights.chunks_exact(k).enumerate() {
+            let (group, within) = (o / per_out, o % per_out);
+            let base = (group * blocks + within / LANES) * k * LANES + within % LANES;
+            for (j, &w) in row.iter().enumerate() {
+                packed[base + j * LANES] = w.into();
+            }
+        }
+        Self::Blocks(packed)
     }
-    packed
+}
+
+/// For few pixels of many channels, dense layers above all: each weight is read once, from where it is.
+fn by_channels<T: Number + From<W>, W: Copy + Sync>(
+    conv: &Conv,
+    x: &Padded<T>,
+    weights: &[W],
+    bias: &[T],
+) -> Vec<T> {
+    let pixels = conv.n * conv.out_h() * conv.out_w();
+    let k = weights.len() / conv.c_out;
+    let mut patches = vec![T::ZERO; pixels * k];
+    patches.chunks_exact_mut(k).enumerate().for_each(|(p, patch)| x.patch(conv, p, patch));
+    let dot = |(row, &b): (&[W], &T)| -> [T; FEW] {
+        let mut sums = [b; FEW];
+        for (sum, patch) in sums.iter_mut().zip(patches.chunks_exact(k)) {
+            let mut acc = [T::ZERO; LANES];
+            let (rows, patches) = (row.chunks(LANES), patch.chunks(LANES));
+            for (row, patch) in rows.zip(patches) {
+                for (a, (&w, &x)) in acc.iter_mut().zip(row.iter().zip(patch)) {
+                    *a = a.mul_acc(x, w.into());
+                }
+            }
+            *sum = acc.into_iter().fold(*sum, T::plus);
+        }
+        sums
+    };
+    let least = (1 << 15) / k + 1;
+    let sums: Vec<[T; FEW]> = weights.par_chunks_exact(k).zip(bias).with_min_len(least).map(dot).collect();
+    (0..pixels).flat_map(|p| sums.iter().map(move |s| s[p])).collect()
 }
 
 fn block_chunk<T: Number>(conv: &Conv, x: &Padded<T>, packed: &[T], bias: &[T], first: usize, out: &mut [T]) {
@@ -155,11 +229,32 @@ fn block_chunk<T: Number>(conv: &Conv, x: &Padded<T>, packed: &[T], bias: &[T], 
     }
 }
 
-/// For groups of few output channels, depthwise among them.
-fn naive_chunk<T: Number>(
+/// For channels that are filtered each alone.
+fn depthwise_chunk<T: Number>(
     conv: &Conv,
     x: &Padded<T>,
-    weights: &[T],
+    taps: &[T],
+    bias: &[T],
+    first: usize,
+    out: &mut [T],
+) {
+    for (i, pixel) in out.chunks_exact_mut(conv.c_out).enumerate() {
+        let start = x.start(conv, first + i);
+        pixel.copy_from_slice(bias);
+        for (t, row) in taps.chunks_exact(conv.c_out).enumerate() {
+            let at = start + x.tap(conv, t / conv.kernel[1], t % conv.kernel[1]);
+            for (y, (&a, &w)) in pixel.iter_mut().zip(x.data[at..].iter().zip(row)) {
+                *y = y.mul_acc(a, w);
+            }
+        }
+    }
+}
+
+/// For groups of few output channels.
+fn naive_chunk<T: Number + From<W>, W: Copy>(
+    conv: &Conv,
+    x: &Padded<T>,
+    weights: &[W],
     bias: &[T],
     first: usize,
     out: &mut [T],
@@ -176,7 +271,7 @@ fn naive_chunk<T: Number>(
                     let at = start + x.tap(conv, ky, kx) + group * per_in;
                     let row = w.next().expect("one row of weights per tap");
                     for (&a, &b) in x.data[at..at + per_in].iter().zip(row) {
-                        acc = acc.mul_acc(a, b);
+                        acc = acc.mul_acc(a, b.into());
                     }
                 }
             }
@@ -188,6 +283,7 @@ fn naive_chunk<T: Number>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plain::gemm;
 
     /// The definition, index by index.
     fn reference(conv: &Conv, x: &[i64], w: &[i64], bias: &[i64]) -> Vec<i64> {
@@ -224,6 +320,12 @@ mod tests {
         out
     }
 
+    /// The same modulo 2^64, by another way than sums of words.
+    fn wrapping(conv: &Conv, x: &[i64], w: &[i64], bias: &[i64]) -> Vec<i64> {
+        let wide = |v: &[i64]| v.iter().map(|&v| i128::from(v)).collect::<Vec<_>>();
+        convolve(conv, &wide(x), &wide(w), &wide(bias)).into_iter().map(|v| v as i64).collect()
+    }
+
     #[test]
     fn agrees_with_the_definition() {
         let base = Conv { n: 1, h: 7, w: 6, ..Conv::dense(1, 3, 5) };
@@ -241,7 +343,13 @@ mod tests {
             },
             Conv { c_in: 6, c_out: 6, kernel: [3, 3], pad: [1; 4], groups: 6, ..base },
             Conv { c_in: 1, c_out: 8, kernel: [5, 5], stride: [3, 3], pad: [2; 4], ..base },
+            Conv { c_in: 5, c_out: 12, kernel: [7, 5], pad: [0, 1, 0, 0], ..base },
+            Conv { c_in: 40, c_out: 30, kernel: [3, 3], dilation: [1, 2], pad: [1; 4], ..base },
+            Conv { n: 3, c_in: 32, c_out: 50, stride: [2, 2], ..base },
+            Conv { n: 3, c_in: 64, c_out: 50, ..base },
             Conv::dense(5, 33, 17),
+            Conv::dense(1, 1000, 170),
+            Conv::dense(3, 333, 70),
         ];
         for conv in cases {
             let x: Vec<i64> = (0..conv.in_len() as i64).map(|i| i * 7919 % 201 - 100).collect();
@@ -251,6 +359,14 @@ mod tests {
             assert_eq!(convolve(&conv, &x, &w, &b), expected, "{conv:?}");
             let f = |v: &[i64]| v.iter().map(|&v| v as f64).collect::<Vec<_>>();
             assert_eq!(convolve(&conv, &f(&x), &f(&w), &f(&b)), f(&expected));
+            assert_eq!(gemm::convolve(&conv, &f(&x), &f(&w), &f(&b)), f(&expected));
+            assert_eq!(gemm::convolve_exact(&conv, &x, &w, &b), expected);
+            // Too wide for one product, for two, and for any.
+            for (by, weights_by) in [(44, 0), (54, 0), (20, 30), (50, 40)] {
+                let wide: Vec<i64> = x.iter().enumerate().map(|(i, v)| (v << by) + i as i64).collect();
+                let w: Vec<i64> = w.iter().map(|w| w << weights_by).collect();
+                assert_eq!(gemm::convolve_exact(&conv, &wide, &w, &b), wrapping(&conv, &wide, &w, &b));
+            }
         }
     }
 }

@@ -1,0 +1,240 @@
+//! Non-maximum suppression without a division, all pairs at once, and the greedy result as a fixed point.
+//!
+//! Functionality  from boxes in the order of their scores deliver keep bits: a box stays if it is valid and no
+//!                kept box before it overlaps it by more than the threshold; reveals nothing.
+//! Method         overlap > t is inter * (1 + t) > t * (area + area'). With S the matrix of these bits, keep is
+//!                the one solution of keep_i = valid_i and no j < i has keep_j S_ji. Iterating from all ones
+//!                reaches it after as many steps as the longest chain of boxes that decide each other. The map
+//!                turns order around, so iterates lie above and below the solution in turn, and the
+//!                sums of the last two differ by the number of boxes that are not settled: the client learns it
+//!                and can tell a list that is not final.
+//! Cost           4 (relu: overlaps, validity) + 4 (relu) + 1 (products) + 4 (signs) + 5 steps - 1 rounds.
+//! Exact          for boxes as they are given, at ties too, but for the threshold's rounding to a public fraction.
+
+use serde::{Deserialize, Serialize};
+use sharelens_protocol::ring::Full;
+use sharelens_protocol::{Error, Result};
+
+use super::{Extent, columns};
+use crate::engine::{Engine, ProductShape, ZERO};
+use crate::layers::join;
+use crate::number::{Number, Scope};
+
+/// Suppression within one list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Suppress {
+    /// Rows of the list.
+    pub rows: usize,
+    /// Columns of a row; the first four are corners.
+    pub width: usize,
+    /// The picture.
+    pub extent: Extent,
+    /// Smallest side of a valid box, as an integer.
+    pub least_side: i64,
+    /// What else makes a row valid: a column and its smallest valid integer.
+    pub least: Vec<(usize, i64)>,
+    /// A column of class numbers: boxes of different classes do not see each other.
+    pub class: Option<usize>,
+    /// Largest class number.
+    pub classes: usize,
+    /// Largest overlap (intersection over union) that is not suppressed.
+    pub threshold: f64,
+    /// Steps of the iteration; as many as rows are always enough.
+    pub steps: usize,
+}
+
+/// Most rows that are compared pairwise.
+pub const MAX_ROWS: usize = 4096;
+
+impl Suppress {
+    /// Whether the numbers are sane.
+    pub fn is_valid(&self) -> bool {
+        let columns = self.least.iter().map(|l| l.0).chain(self.class).all(|c| c >= 4 && c < self.width);
+        (1..=MAX_ROWS).contains(&self.rows)
+            && (4..=64).contains(&self.width)
+            && columns
+            && self.least.len() <= 8
+            && self.extent.is_valid()
+            && (0.0..=1.0).contains(&self.threshold)
+            && (1..=self.rows.max(2)).contains(&self.steps)
+            && self.classes <= 4096
+    }
+
+    /// Online rounds in the residue number system.
+    pub const fn rounds(&self) -> u64 {
+        13 + 5 * self.steps as u64 - 1
+    }
+
+    /// From rows `[rows, width]` to keep bits and, behind them, the number of boxes that are not settled.
+    ///
+    /// # Errors
+    /// If numbers may leave their range; as the engine.
+    pub async fn run<E: Engine>(
+        &self,
+        e: &mut E,
+        scope: &mut Scope,
+        list: &E::V<Full>,
+    ) -> Result<E::V<Full>> {
+        let pairs = sharelens_protocol::order::pairs(self.rows, self.rows)?;
+        let column = |e: &mut E, c: usize| e.gather(&[list], &columns(self.rows, self.width, &[c]));
+        let corners = [column(e, 0), column(e, 1), column(e, 2), column(e, 3)];
+        let sides = [e.sub(&corners[2], &corners[0]), e.sub(&corners[3], &corners[1])];
+        let corners = self.apart(e, scope, corners, list)?;
+
+        // First round of bends: overlaps along each axis, and what makes a row valid.
+        let first: Vec<u32> = pairs.iter().map(|p| p.0).collect();
+        let second: Vec<u32> = pairs.iter().map(|p| p.1).collect();
+        let mut bends = Vec::new();
+        let mut reach = Vec::new();
+        for axis in 0..2 {
+            let [low, high] = [&corners[axis], &corners[axis + 2]];
+            let (a, b) = (e.gather(&[low], &first), e.gather(&[low], &second));
+            bends.push(e.sub(&b, &a));
+            let (c, d) = (e.gather(&[high], &first), e.gather(&[high], &second));
+            bends.push(e.sub(&c, &d));
+            reach.push(e.sub(&c, &a));
+        }
+        let values = sides.iter().cloned().zip([self.least_side; 2]);
+        let others = self.least.iter().map(|&(c, least)| (c, least)).collect::<Vec<_>>();
+        let others = others.into_iter().map(|(c, least)| (column(e, c), least)).collect::<Vec<_>>();
+        let conditions: Vec<_> = values.chain(others).collect();
+        for (v, least) in &conditions {
+            bends.push(e.add_public(v, &[1 - least]));
+            bends.push(e.add_public(v, &[-least]));
+        }
+        let bends = join(e, &bends.iter().collect::<Vec<_>>());
+        let bends = e.reduce(&bends);
+        let bends = e.relu(scope.step(), &bends).await?;
+        let (p, n) = (pairs.len(), self.rows);
+        let part = |e: &mut E, from: usize, len: usize| {
+            e.gather(&[&bends], &(from as u32..(from + len) as u32).collect::<Vec<_>>())
+        };
+        // [v >= least] = relu(v - least + 1) - relu(v - least), since these are integers.
+        let none = zeros(e, &sides[0]);
+        let mut invalid = e.add_public(&none, &[conditions.len() as i64]);
+        for c in 0..conditions.len() {
+            let (above, at) = (part(e, 4 * p + 2 * c * n, n), part(e, 4 * p + (2 * c + 1) * n, n));
+            let bit = e.sub(&above, &at);
+            invalid = e.sub(&invalid, &bit);
+        }
+
+        // min(high) - max(low) along each axis, at least zero.
+        let mut inner = Vec::new();
+        for axis in 0..2 {
+            let (low, high) = (part(e, 2 * axis * p, p), part(e, (2 * axis + 1) * p, p));
+            let v = e.sub(&reach[axis], &low);
+            inner.push(e.sub(&v, &high));
+        }
+        let inner = join(e, &inner.iter().collect::<Vec<_>>());
+        let inner = e.reduce(&inner);
+        let inner = e.relu(scope.step(), &inner).await?;
+
+        // Areas of intersections and of boxes.
+        let half = |e: &mut E, i: usize| {
+            e.gather(&[&inner], &((i * p) as u32..((i + 1) * p) as u32).collect::<Vec<_>>())
+        };
+        let (x, y) = (half(e, 0), half(e, 1));
+        let (x, y) = (join(e, &[&x, &sides[0]]), join(e, &[&y, &sides[1]]));
+        let area = e.mul(scope.step(), &x, &y).await?;
+        let area = Number::<E, Full>::new(
+            scope,
+            area,
+            self.extent.scale * self.extent.scale,
+            self.extent.width * self.extent.height,
+        )?;
+        let (unit, t) = self.fraction(scope, &area)?;
+        let inter = area.gather(e, &(0..p as u32).collect::<Vec<_>>());
+        let of = |index: &[u32]| index.iter().map(|i| p as u32 + i).collect::<Vec<u32>>();
+        let (a, b) = (area.gather(e, &of(&first)), area.gather(e, &of(&second)));
+        let sum = a.add(e, scope, &b)?.times(e, scope, t)?;
+        let excess = inter.times(e, scope, unit + t)?;
+        // Positive where the first suppresses the second; a tie stays exactly zero through the rescale.
+        let verdict = sum.sub(e, scope, &excess)?;
+        let verdict = e.rescale(scope.step(), verdict.integers()).await?;
+        let suppressed = e.is_negative(scope.step(), &verdict).await?;
+        self.settle(e, scope, &suppressed, &invalid).await
+    }
+
+    /// Corners with each class moved to a place of its own.
+    fn apart<E: Engine>(
+        &self,
+        e: &mut E,
+        scope: &Scope,
+        corners: [E::V<Full>; 4],
+        list: &E::V<Full>,
+    ) -> Result<[E::V<Full>; 4]> {
+        let Some(class) = self.class else {
+            return Ok(corners);
+        };
+        let distance = self.extent.largest() + 1.0;
+        // Differences of these are compared.
+        let furthest = distance * (self.classes + 1) as f64;
+        scope.check_reduced(self.extent.scale * furthest, "coordinates of classes set apart")?;
+        let class = e.gather(&[list], &columns(self.rows, self.width, &[class]));
+        let offset = e.scale(&class, (distance * self.extent.scale).ceil() as i64);
+        Ok(corners.map(|c| e.add(&c, &offset)))
+    }
+
+    /// The threshold as `t / unit`.
+    fn fraction<E: Engine>(&self, scope: &Scope, area: &Number<E, Full>) -> Result<(i64, i64)> {
+        let largest = 4.0 * area.bound() * area.scale();
+        let room = (scope.bounds().full as f64 / largest)
+            .min(scope.bounds().reduced as f64 / (largest / scope.bounds().divisor as f64));
+        if room < 256.0 {
+            return Err(Error::Config("areas of boxes leave no room for the threshold".into()));
+        }
+        let unit = (1i64 << 16).min(1 << room.log2() as u32);
+        Ok((unit, (self.threshold * unit as f64).round() as i64))
+    }
+
+    /// The fixed point.
+    async fn settle<E: Engine>(
+        &self,
+        e: &mut E,
+        scope: &mut Scope,
+        suppressed: &E::V<Full>,
+        invalid: &E::V<Full>,
+    ) -> Result<E::V<Full>> {
+        let n = self.rows;
+        let mut index = vec![ZERO; n * n];
+        let pairs = sharelens_protocol::order::pairs(n, n)?;
+        pairs.iter().enumerate().for_each(|(at, &(j, i))| index[i as usize * n + j as usize] = at as u32);
+        let matrix = e.gather(&[suppressed], &index);
+        // The first step, from all ones: row sums.
+        let mut count = zeros(e, invalid);
+        for j in 0..n {
+            let column: Vec<u32> = (0..n).map(|i| (i * n + j) as u32).collect();
+            let column = e.gather(&[&matrix], &column);
+            count = e.add(&count, &column);
+        }
+        let shape = ProductShape { groups: 1, m: 1, k: n, n, uses: self.steps - 1 };
+        let mut operand = match self.steps {
+            1 => None,
+            _ => Some(e.operand(scope.step(), shape, matrix)?),
+        };
+        let ones = zeros(e, invalid);
+        let mut keep = e.add_public(&ones, &[1]);
+        let mut unsettled = zeros(e, invalid);
+        for step in 0..self.steps {
+            if let (Some(operand), 1..) = (&mut operand, step) {
+                count = e.product(scope.step(), operand, &keep).await?;
+            }
+            let against = e.add(&count, invalid);
+            let against = e.reduce(&against);
+            let against = e.add_public(&against, &[-1]);
+            let next = e.is_negative(scope.step(), &against).await?;
+            // Even iterates lie above, odd ones below: keep - next is +-1 or 0 throughout.
+            unsettled = if step % 2 == 0 { e.sub(&keep, &next) } else { e.sub(&next, &keep) };
+            keep = next;
+        }
+        let total = super::keep::prefix_sums(e, &unsettled);
+        let index: Vec<u32> = (0..n as u32).chain([2 * n as u32 - 1]).collect();
+        Ok(e.gather(&[&keep, &total], &index))
+    }
+}
+
+/// Zeros, as many as `like` has elements.
+fn zeros<E: Engine>(e: &mut E, like: &E::V<Full>) -> E::V<Full> {
+    let n = e.len(like);
+    e.gather(&[like], &vec![ZERO; n])
+}
