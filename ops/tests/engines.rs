@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::executor::block_on;
 use futures::future::try_join;
-use sharelens_ops::engine::Engine;
+use sharelens_ops::engine::{Engine, ProductShape};
 use sharelens_ops::layers::{self, Calls, ConvTranspose, MaxPool, Window};
 use sharelens_ops::plain::{Bounds, Plain, Weights};
 use sharelens_ops::planner::{Length, Planner};
@@ -17,7 +17,7 @@ use sharelens_protocol::correlation::{SecureRing, Store};
 use sharelens_protocol::cost::Ledger;
 use sharelens_protocol::prg::{Prg, Purpose, Seed};
 use sharelens_protocol::ring::kernel::Conv;
-use sharelens_protocol::ring::{Moduli, Range, Reduced, Rns, Z64};
+use sharelens_protocol::ring::{Domain, Moduli, Range, Reduced, Rns, Z64};
 use sharelens_protocol::{Party, Result, Server, Share, Step, share};
 
 const AT: Step = Step::layer(5);
@@ -141,6 +141,92 @@ impl Layer for Up {
         let y = e.linear(AT.call(1), &Linear { conv: Self::SHAPE.conv(), weight: 0 }, &x).await?;
         let y = e.gather(&[&y], &Self::SHAPE.index());
         e.rescale(AT.call(2), &y).await
+    }
+}
+
+/// `count` elements from `from` on.
+fn part<E: Engine, D: Domain>(e: &mut E, x: &E::V<D>, from: usize, count: usize) -> E::V<D> {
+    e.gather(&[x], &(from as u32..(from + count) as u32).collect::<Vec<_>>())
+}
+
+/// A list in descending order, all of it and the largest of each group; rows that stay together; and a list put
+/// back in its place.
+struct Sort;
+impl Layer for Sort {
+    async fn run<E: Engine>(&self, e: &mut E, _: i64, x: &E::V<Reduced>) -> Result<E::V<Reduced>> {
+        const N: usize = 24;
+        let mut calls = Calls::new(AT);
+        let index: Vec<i64> = (0..N as i64).collect();
+        // Ties are broken by the index.
+        let keys = part(e, x, 0, N);
+        let keys = e.scale(&keys, N as i64);
+        let keys = e.add_public(&keys, &index);
+        let list = e.shuffle(calls.step(), N, &keys).await?;
+        let order = e.open_order(calls.step(), N, &list).await?;
+        let sorted = e.gather(&[list.rows()], &order);
+        // The last group is shorter, and one of its own.
+        let order = e.open_order(calls.step(), 7, &list).await?;
+        let first: Vec<u32> = order.iter().copied().step_by(7).collect();
+        let mut most = e.gather(&[list.rows()], &first[..1]);
+        for i in 1..first.len() {
+            let next = e.gather(&[list.rows()], &first[i..=i]);
+            most = layers::maximum(e, calls.step(), &most, &next).await?;
+        }
+        // Groups of one are in order as they are.
+        let alone = e.open_order(calls.step(), 1, &list).await?;
+        assert_eq!(alone, (0..N as u32).collect::<Vec<_>>());
+        // Rows of three in the other domain: what belongs together is still beside each other.
+        let wide = e.lift(calls.step(), x).await?;
+        let wide = part(e, &wide, 0, 3 * 80);
+        let rows = e.shuffle(calls.step(), 80, &wide).await?;
+        let column = |c: u32| (0..80).map(|r| 3 * r + c).collect::<Vec<u32>>();
+        let (a, b) = (e.gather(&[rows.rows()], &column(0)), e.gather(&[rows.rows()], &column(2)));
+        let b = e.reduce(&b);
+        let b = e.is_negative(calls.step(), &b).await?;
+        let pairs = e.mul(calls.step(), &a, &b).await?;
+        let mut sum = part(e, &pairs, 0, 1);
+        for i in 1..80 {
+            let next = part(e, &pairs, i, 1);
+            sum = e.add(&sum, &next);
+        }
+        let sum = e.reduce(&sum);
+        // Places that went along say where each row belongs.
+        let none = e.scale(&keys, 0);
+        let places = e.add_public(&none, &index);
+        let moved = e.shuffle(calls.step(), N, &places).await?;
+        let places = e.open_places(calls.step(), &moved).await?;
+        let mut from = vec![0; N];
+        places.iter().enumerate().for_each(|(row, &place)| from[place as usize] = row as u32);
+        let back = e.gather(&[moved.rows()], &from);
+        Ok(layers::join(e, &[&sorted, &most, &sum, &back]))
+    }
+}
+
+/// Products of secret matrices: one operand used twice, and one in groups.
+struct Products;
+impl Layer for Products {
+    const TOLERANCE: i64 = 1;
+    async fn run<E: Engine>(&self, e: &mut E, _: i64, x: &E::V<Reduced>) -> Result<E::V<Reduced>> {
+        let mut calls = Calls::new(AT);
+        let x = e.lift(calls.step(), x).await?;
+        let twice = ProductShape { groups: 1, m: 2, k: 15, n: 9, uses: 2 };
+        let right = part(e, &x, 0, twice.right_len());
+        let mut operand = e.operand(calls.step(), twice, right)?;
+        let left = part(e, &x, 100, twice.left_len());
+        let first = e.product(calls.step(), &mut operand, &left).await?;
+        let left = part(e, &first, 0, 18);
+        let left = e.rescale(calls.step(), &left).await?;
+        let left = e.lift(calls.step(), &left).await?;
+        // In the residue number system and in Z_2^64 the divisor differs, so that these may be all zero.
+        let most = part(e, &x, 120, 12);
+        let left = layers::join(e, &[&left, &most]);
+        let second = e.product(calls.step(), &mut operand, &left).await?;
+        let grouped = ProductShape { groups: 6, m: 4, k: 5, n: 3, uses: 1 };
+        let (left, right) = (part(e, &x, 0, 120), part(e, &x, 130, 90));
+        let mut operand = e.operand(calls.step(), grouped, right)?;
+        let third = e.product(calls.step(), &mut operand, &left).await?;
+        let all = layers::join(e, &[&first, &second, &third]);
+        e.rescale(calls.step(), &all).await
     }
 }
 
@@ -274,6 +360,48 @@ fn argmax() {
 #[test]
 fn lift_convolve_multiply_rescale() {
     everywhere(&Chain);
+}
+
+#[test]
+fn shuffle_and_sort() {
+    everywhere(&Sort);
+}
+
+#[test]
+fn products_of_secrets() {
+    everywhere(&Products);
+}
+
+#[test]
+#[should_panic(expected = "a permutation")]
+fn places_that_are_no_permutation() {
+    struct Places;
+    impl Layer for Places {
+        async fn run<E: Engine>(&self, e: &mut E, _: i64, x: &E::V<Reduced>) -> Result<E::V<Reduced>> {
+            let zeros = e.scale(x, 0);
+            let places = e.shuffle(AT.call(0), e.len(x), &zeros).await?;
+            e.open_places(AT.call(1), &places).await?;
+            Ok(zeros)
+        }
+    }
+    secure(&Z64::new(), &Places, &[5; 4], Rounds::Balanced);
+}
+
+#[test]
+#[should_panic(expected = "used too often")]
+fn an_operand_is_used_as_often_as_planned() {
+    struct Often;
+    impl Layer for Often {
+        async fn run<E: Engine>(&self, e: &mut E, _: i64, x: &E::V<Reduced>) -> Result<E::V<Reduced>> {
+            let x = e.lift(AT.call(0), x).await?;
+            let shape = ProductShape { groups: 1, m: 1, k: 4, n: 1, uses: 1 };
+            let mut operand = e.operand(AT.call(1), shape, x.clone())?;
+            e.product(AT.call(2), &mut operand, &x).await?;
+            let y = e.product(AT.call(3), &mut operand, &x).await?;
+            Ok(e.reduce(&y))
+        }
+    }
+    secure(&Z64::new(), &Often, &[5; 4], Rounds::Balanced);
 }
 
 #[test]
