@@ -14,22 +14,35 @@ use crate::image::normalise;
 ///
 /// If an input has another size than the network's, or a value is not finite.
 pub fn peaks<S: AsRef<[f32]> + Sync>(graph: &Graph, inputs: &[S]) -> Result<Vec<f64>> {
-    let one = |input: &S| -> Result<Vec<f64>> {
+    Ok(observe(graph, inputs, |_| false)?.0)
+}
+
+/// Outputs of one run.
+type Outputs = Vec<Vec<f64>>;
+
+/// The same, and the outputs for the inputs that are to be `kept`.
+pub(crate) fn observe<S: AsRef<[f32]> + Sync>(
+    graph: &Graph,
+    inputs: &[S],
+    kept: impl Fn(usize) -> bool + Sync,
+) -> Result<(Vec<f64>, Vec<Outputs>)> {
+    let one = |(i, input): (usize, &S)| {
         let input: Vec<f64> = input.as_ref().iter().map(|&v| v.into()).collect();
         let mut peaks = vec![0f64; graph.nodes.len() + 1];
         // The largest first turns a NaN into an infinity, which is refused below.
         let size = |v: f64| if v.is_finite() { v.abs() } else { f64::INFINITY };
-        float::visit(graph, &input, |v, x| peaks[v] = x.iter().fold(0.0, |a: f64, &x| a.max(size(x))))?;
-        Ok(peaks)
+        let outputs =
+            float::visit(graph, &input, |v, x| peaks[v] = x.iter().fold(0.0, |a: f64, &x| a.max(size(x))))?;
+        Ok((peaks, kept(i).then_some(outputs)))
     };
-    let all: Vec<Vec<f64>> = inputs.par_iter().map(one).collect::<Result<_>>()?;
-    let largest = |v: usize| all.iter().map(|p| p[v]).fold(0.0, f64::max);
+    let all: Vec<(Vec<f64>, Option<_>)> = inputs.par_iter().enumerate().map(one).collect::<Result<_>>()?;
+    let largest = |v: usize| all.iter().map(|(p, _)| p[v]).fold(0.0, f64::max);
     let peaks: Vec<f64> = (0..graph.nodes.len() + 1).map(largest).collect();
     match peaks.iter().position(|p| !p.is_finite()) {
         Some(v) => {
             Err(Error::Range(format!("{}: a calibration input makes a value infinite", graph.value_name(v))))
         }
-        None => Ok(peaks),
+        None => Ok((peaks, all.into_iter().filter_map(|(_, outputs)| outputs).collect())),
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::detect;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::image::MAX_SAMPLES;
@@ -86,6 +87,8 @@ pub struct Config {
     pub classes: Vec<String>,
     /// How pictures become inputs; none for a network whose input is no picture.
     pub preprocess: Option<Preprocess>,
+    /// Settings of a two-stage detector, if it is one.
+    pub detection: Option<detect::Settings>,
 }
 
 /// The file as it is written.
@@ -123,6 +126,7 @@ impl Config {
             Some("detection") => Task::Detection,
             Some("segmentation") => Task::Segmentation,
             Some("denoising") => Task::Denoising,
+            Some("other") => Task::Other,
             Some(other) => return Err(bad(format!("task {other} is not known"))),
         };
         let name = file.name.unwrap_or_else(|| graph.name.clone());
@@ -132,7 +136,7 @@ impl Config {
             // A graph that is one part of a model need not take pictures.
             (_, default) => default,
         };
-        let config = Self { name, task, classes: file.classes, preprocess };
+        let config = Self { name, task, classes: file.classes, preprocess, detection: None };
         config.validate(&graph.input_shape)?;
         Ok(config)
     }
@@ -143,6 +147,11 @@ impl Config {
     ///
     /// As [`Config::parse`], and if it cannot be read.
     pub fn load(path: &Path, graph: &Graph) -> Result<Self> {
+        Self::parse(&Self::read(path)?, graph)
+    }
+
+    /// The text of such a file, if it is not too large.
+    pub(crate) fn read(path: &Path) -> Result<String> {
         let file = |source| Error::File { path: path.into(), source };
         let size = std::fs::metadata(path).map_err(file)?.len();
         if size > MAX_BYTES {
@@ -152,13 +161,41 @@ impl Config {
                 allowed: MAX_BYTES,
             });
         }
-        Self::parse(&std::fs::read_to_string(path).map_err(file)?, graph)
+        std::fs::read_to_string(path).map_err(file)
+    }
+
+    /// The JSON text that [`Config::parse`] reads.
+    pub fn to_json(&self) -> String {
+        let preprocess = self.preprocess.as_ref().map(|p| {
+            let mut fields = serde_json::json!({
+                "channels": match p.channels {
+                    Channels::Luma => "luma",
+                    Channels::Rgb => "RGB",
+                },
+                "input_size": p.size,
+                "scale": p.scale,
+                "mean": p.mean,
+                "std": p.std,
+            });
+            match p.resize {
+                Resize::Triangle => fields["resize"] = "triangle".into(),
+                Resize::BlockMean(side) => fields["block_mean"] = side.into(),
+            }
+            fields
+        });
+        let file = serde_json::json!({
+            "name": self.name,
+            "task": self.task,
+            "classes": self.classes,
+            "preprocess": preprocess,
+        });
+        format!("{file:#}\n")
     }
 
     /// What can be said from the graph alone.
     pub fn guess(graph: &Graph) -> Self {
         let preprocess = Preprocess::for_input(&graph.input_shape);
-        Self { name: graph.name.clone(), task: Task::Other, classes: Vec::new(), preprocess }
+        Self { name: graph.name.clone(), task: Task::Other, classes: Vec::new(), preprocess, detection: None }
     }
 
     /// Checks it against the input's shape.
@@ -171,6 +208,7 @@ impl Config {
         {
             return Err(Error::Config("too many or too long names".into()));
         }
+        self.detection.as_ref().map_or(Ok(()), detect::Settings::validate)?;
         self.preprocess.as_ref().map_or(Ok(()), |p| p.validate(input))
     }
 }

@@ -2,8 +2,9 @@
 
 use sharelens_ops::ZERO;
 use sharelens_ops::layers::movement;
-use sharelens_ops::plain::direct::convolve;
+use sharelens_ops::plain::gemm::convolve;
 
+use crate::detect::reference;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Parameters, Taps, ValueId};
 
@@ -22,28 +23,55 @@ pub fn run(graph: &Graph, input: &[f64]) -> Result<Vec<Vec<f64>>> {
 ///
 /// As [`run`].
 pub fn visit(graph: &Graph, input: &[f64], mut see: impl FnMut(ValueId, &[f64])) -> Result<Vec<Vec<f64>>> {
-    if input.len() != graph.len(0) {
-        return Err(Error::Input { expected: graph.len(0), found: input.len() });
-    }
-    let mut left = graph.uses();
-    let mut values: Vec<Option<Vec<f64>>> = vec![None; graph.nodes.len() + 1];
+    let mut walk = Walk::new(graph, input.to_vec())?;
     see(0, input);
-    values[0] = Some(input.to_vec());
-    for (i, node) in graph.nodes.iter().enumerate() {
+    for i in 0..graph.nodes.len() {
+        see(i + 1, walk.step(graph, i));
+    }
+    Ok(graph.outputs.iter().map(|o| walk.value(o.value).to_vec()).collect())
+}
+
+/// A run, node by node. Values are dropped after their last use.
+pub(crate) struct Walk {
+    /// How many are still to read each value.
+    left: Vec<usize>,
+    values: Vec<Option<Vec<f64>>>,
+}
+
+impl Walk {
+    /// Before the first node.
+    ///
+    /// # Errors
+    ///
+    /// If the input has another size than the network's.
+    pub(crate) fn new(graph: &Graph, input: Vec<f64>) -> Result<Self> {
+        if input.len() != graph.len(0) {
+            return Err(Error::Input { expected: graph.len(0), found: input.len() });
+        }
+        let mut values = vec![None; graph.nodes.len() + 1];
+        values[0] = Some(input);
+        Ok(Self { left: graph.uses(), values })
+    }
+
+    /// A value that was computed and is still to be read.
+    pub(crate) fn value(&self, v: ValueId) -> &[f64] {
+        self.values[v].as_deref().expect("kept until its last use")
+    }
+
+    /// Computes node `i`, the next one.
+    pub(crate) fn step(&mut self, graph: &Graph, i: usize) -> &[f64] {
+        let node = &graph.nodes[i];
         let shapes: Vec<&[usize]> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
-        let inputs: Vec<&[f64]> =
-            node.inputs.iter().map(|&v| values[v].as_deref().expect("kept until its last use")).collect();
+        let inputs: Vec<&[f64]> = node.inputs.iter().map(|&v| self.value(v)).collect();
         let out = apply(&node.op, &inputs, &shapes);
-        see(i + 1, &out);
-        values[i + 1] = Some(out);
         for &v in &node.inputs {
-            left[v] -= 1;
-            if left[v] == 0 {
-                values[v] = None;
+            self.left[v] -= 1;
+            if self.left[v] == 0 {
+                self.values[v] = None;
             }
         }
+        self.values[i + 1].insert(out)
     }
-    Ok(graph.outputs.iter().map(|o| values[o.value].clone().expect("an output is a use")).collect())
 }
 
 fn wide(v: &[f32]) -> Vec<f64> {
@@ -58,7 +86,7 @@ fn apply(op: &Op, inputs: &[&[f64]], shapes: &[&[usize]]) -> Vec<f64> {
     let (x, shape) = (inputs[0], shapes[0]);
     let each = |f: &dyn Fn(f64) -> f64| x.iter().map(|&v| f(v)).collect::<Vec<f64>>();
     match op {
-        Op::Linear { conv, parameters: p } => convolve(conv, x, &wide(&p.weight), &wide(&p.bias)),
+        Op::Linear { conv, parameters: p } => convolve(conv, x, &p.weight, &wide(&p.bias)),
         Op::Affine { parameters: Parameters { weight, bias } } => {
             let terms = weight.iter().zip(bias).cycle();
             x.iter().zip(terms).map(|(x, (&w, &b))| x * f64::from(w) + f64::from(b)).collect()
@@ -108,6 +136,7 @@ fn apply(op: &Op, inputs: &[&[f64]], shapes: &[&[usize]]) -> Vec<f64> {
         Op::Transpose { permutation } => gather(x, &movement::transpose(shape, permutation)),
         Op::Reshape => x.to_vec(),
         Op::Phases(t) => gather(x, &t.index()),
+        Op::Detect(stage) => reference::apply(stage, inputs, shapes),
     }
 }
 

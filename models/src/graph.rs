@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use sharelens_ops::layers::{ConvTranspose, MaxPool, Select};
 use sharelens_protocol::ring::kernel::Conv;
 
+use crate::detect::Stage;
 use crate::error::{Error, Result};
 
 /// Elements that one value or weight may have.
@@ -12,8 +13,8 @@ pub const MAX_ELEMENTS: usize = 1 << 27;
 pub const MAX_NODES: usize = 1 << 14;
 /// Axes that a value may have.
 pub const MAX_RANK: usize = 8;
-/// Elements that one run may move, over all layers: about a second of planning.
-pub const MAX_MOVES: u64 = 1 << 30;
+/// Elements that one run may move, over all layers: seconds of planning. A U-Net on 32 pictures of 256x256 takes half.
+pub const MAX_MOVES: u64 = 1 << 32;
 /// Multiply-accumulates that one run may take.
 pub const MAX_MACS: u64 = 1 << 43;
 
@@ -146,6 +147,8 @@ pub enum Op {
     Reshape,
     /// The phases of a transposed convolution put in their places.
     Phases(ConvTranspose),
+    /// A stage of a detector.
+    Detect(Stage),
 }
 
 /// For each output position along an axis, the input positions it sums and their weights; equally many for all.
@@ -178,6 +181,7 @@ impl Op {
             Self::Transpose { .. } => "transpose",
             Self::Reshape => "reshape",
             Self::Phases(_) => "conv transpose phases",
+            Self::Detect(stage) => stage.label(),
         }
     }
 
@@ -359,6 +363,8 @@ pub fn pool_fits(p: &MaxPool) -> bool {
 fn check(op: &Op, inputs: &[&[usize]], out: &[usize]) -> Result<(), String> {
     let arity = if let Op::Concat { .. } = op {
         inputs.len().max(1)
+    } else if let Op::Detect(stage) = op {
+        stage.arity()
     } else if matches!(op, Op::Add | Op::Sub) {
         2
     } else {
@@ -451,6 +457,7 @@ fn check(op: &Op, inputs: &[&[usize]], out: &[usize]) -> Result<(), String> {
                 && t.out(0).zip(t.out(1)).is_some_and(|(h, w)| out == [t.n, h, w, t.c_out]),
             "phases do not match",
         ),
+        Op::Detect(stage) => unless(stage.shape(inputs)? == out, "the result of the stage has another shape"),
     }
 }
 

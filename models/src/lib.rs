@@ -28,6 +28,7 @@ pub mod arithmetic;
 pub mod calibrate;
 pub mod check;
 pub mod config;
+pub mod detect;
 pub mod error;
 pub mod float;
 pub mod graph;
@@ -42,6 +43,7 @@ pub mod prepare;
 pub mod program;
 pub mod scales;
 pub mod slm;
+pub mod zoo;
 
 pub use arithmetic::Arithmetic;
 pub use check::{Check, check};

@@ -6,6 +6,7 @@ use sharelens_ops::plain::{Bounds, Weights};
 use sharelens_protocol::ring::Range;
 use sharelens_protocol::ring::kernel::Conv;
 
+use crate::detect;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Parameters};
 use crate::program::{Instruction, Layer, Program, Register};
@@ -16,10 +17,17 @@ use crate::scales::{IntegerSum, Scales};
 /// # Errors
 ///
 /// If the network still holds what [`crate::passes::simplify`] removes.
-pub fn lower(graph: &Graph, scales: &Scales, bounds: &Bounds) -> Result<(Program, Vec<Parameters>)> {
+pub fn lower(
+    graph: &Graph,
+    scales: &Scales,
+    bounds: &Bounds,
+    (peaks, margin): (&[f64], f64),
+) -> Result<(Program, Vec<Parameters>)> {
     let mut l = Lowering {
         graph,
         scales,
+        peaks,
+        margin,
         layers: Vec::new(),
         weights: Vec::new(),
         native: vec![0],
@@ -32,7 +40,7 @@ pub fn lower(graph: &Graph, scales: &Scales, bounds: &Bounds) -> Result<(Program
     let program = Program {
         input_shape: graph.input_shape.clone(),
         input_scale: scales.scale[0],
-        divisor: bounds.divisor,
+        bounds: *bounds,
         outputs: graph.outputs.iter().map(|o| l.native[o.value]).collect(),
         layers: l.layers,
     };
@@ -42,6 +50,9 @@ pub fn lower(graph: &Graph, scales: &Scales, bounds: &Bounds) -> Result<(Program
 struct Lowering<'a> {
     graph: &'a Graph,
     scales: &'a Scales,
+    /// Calibrated magnitudes by value, and how many times over stages have to reckon with them.
+    peaks: &'a [f64],
+    margin: f64,
     layers: Vec<Layer>,
     weights: Vec<Parameters>,
     /// Register of each value, as computed.
@@ -103,6 +114,16 @@ impl Lowering<'_> {
             Op::Linear { conv, parameters } => {
                 let map = Linear { conv: *conv, weight: self.weight(parameters.clone()) };
                 layer(Instruction::Linear { map, weight_scale }, vec![self.full(source)])
+            }
+            Op::Detect(stage) => {
+                let inputs = node.inputs.iter().enumerate().map(|(j, &v)| match stage.wants(j) {
+                    Range::Full => self.full(v),
+                    Range::Reduced => self.native[v],
+                });
+                let inputs = inputs.collect();
+                let stage = Box::new(detect::lower::stage(graph, i, self.scales, bounds)?);
+                let limits = detect::lower::limits(graph, i, self.peaks, self.margin);
+                layer(Instruction::Detect { stage, limits }, inputs)
             }
             Op::Affine { .. } => {
                 let reason = "a factor was left over after folding".into();

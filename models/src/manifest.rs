@@ -13,7 +13,7 @@ use crate::graph::{
 use crate::program::{Instruction, Layer, Program};
 
 /// Version of the format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Shapes, scales, moduli, preprocessing, names: all that servers, helper and client agree on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,9 +39,17 @@ pub struct OutputInfo {
     pub shape: Vec<usize>,
     /// What the client applies to it.
     pub activation: Option<FinalActivation>,
+    /// Scales of the last axis, where its entries have scales of their own.
+    pub columns: Vec<f64>,
 }
 
 impl OutputInfo {
+    /// Real numbers from integers at `scale`, unless columns have their own.
+    pub fn real(&self, integers: &[i64], scale: f64) -> Vec<f64> {
+        let scales: &[f64] = if self.columns.is_empty() { &[scale] } else { &self.columns };
+        integers.iter().zip(scales.iter().cycle()).map(|(&v, scale)| v as f64 / scale).collect()
+    }
+
     /// Numbers from storage order (`[n, h, w, c]`) to the original one.
     pub fn original<T: Copy>(&self, values: &[T]) -> Vec<T> {
         match self.shape[..] {
@@ -69,7 +77,7 @@ impl Manifest {
         if integers.len() != expected {
             return Err(Error::Input { expected, found: integers.len() });
         }
-        Ok(info.original(&integers.iter().map(|&v| v as f64 / scale).collect::<Vec<_>>()))
+        Ok(info.original(&info.real(integers, scale)))
     }
 
     /// Checks everything that running relies on.
@@ -84,8 +92,8 @@ impl Manifest {
         }
         let bounds = self.arithmetic.bounds().map_err(|e| Error::Manifest(e.to_string()))?;
         let p = &self.program;
-        if p.divisor != bounds.divisor {
-            return bad(format!("it rescales by {}, its ring by {}", p.divisor, bounds.divisor));
+        if p.bounds != bounds {
+            return bad(format!("its ranges are {:?}, those of its ring {bounds:?}", p.bounds));
         }
         if p.layers.len() > 4 * MAX_NODES {
             return bad(format!("{} layers", p.layers.len()));
@@ -130,6 +138,12 @@ impl Manifest {
             if register as usize > p.layers.len() || elements(&info.shape) != elements(p.shape(register)) {
                 return bad(format!("output {} does not fit its register", info.name));
             }
+            let columns = &info.columns;
+            if !columns.is_empty()
+                && (info.shape.last() != Some(&columns.len()) || !columns.iter().all(|&s| is_scale(s)))
+            {
+                return bad(format!("the columns of output {} do not match", info.name));
+            }
             if let [n, c, h, w] = info.shape[..]
                 && p.shape(register) != [n, h, w, c]
             {
@@ -161,6 +175,7 @@ fn moves(layer: &Layer) -> u64 {
             let wide = wide(sum.n, sum.rows.input, sum.columns.entries.len(), sum.c);
             out.saturating_mul(count(&sum.rows)).saturating_add(wide.saturating_mul(count(&sum.columns)))
         }
+        Instruction::Detect { stage, .. } => stage.moves().saturating_add(out),
         _ => out,
     }
 }
@@ -168,6 +183,8 @@ fn moves(layer: &Layer) -> u64 {
 /// Multiply-accumulates of a layer that was checked.
 fn macs(layer: &Layer) -> u64 {
     match &layer.op {
+        Instruction::Detect { stage, .. } => stage.macs(),
+        &Instruction::Product { m, k, n, .. } => product(&[m, k, n]),
         Instruction::Linear { map, .. } => product(&[map.conv.n, map.conv.out_h(), map.conv.out_w()])
             .saturating_mul(map.conv.weight_len() as u64),
         _ => 0,
@@ -200,7 +217,7 @@ fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
         || ensure(layer.range == Range::Reduced || full, "an input is not in the larger domain");
     let arity = match layer.op {
         Instruction::Add | Instruction::Sub => 2,
-        Instruction::Concat { .. } => layer.inputs.len(),
+        Instruction::Concat { .. } | Instruction::Detect { .. } => layer.inputs.len(),
         _ => 1,
     };
     ensure(layer.inputs.len() == arity, "it reads too few or too many registers")?;
@@ -211,6 +228,13 @@ fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
             ensure(is_scale(*weight_scale), "its weight scale is not acceptable")?;
             ensure(conv_fits(&map.conv), "its convolution is not acceptable")?;
             ensure(map.conv.in_len() == len(x) && map.conv.out_len() == len(out), "its shapes do not match")
+        }
+        &Instruction::Product { m, k, n, factor } => {
+            yields(Range::Reduced)?;
+            ensure(full && (1..1 << 40).contains(&factor), "its input or factor is not acceptable")?;
+            let fits = elements(&[m, n]).is_some() && k > 0;
+            let rows = m.checked_add(n).and_then(|r| r.checked_mul(k));
+            ensure(fits && rows == Some(len(x)) && out == [m, n], "its shapes do not match")
         }
         Instruction::Relu => yields(Range::Full).and(ensure(x == out, "its shapes do not match")),
         Instruction::Clip { lo, hi } => {
@@ -298,6 +322,15 @@ fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
                     && t.out(0).zip(t.out(1)).is_some_and(|(h, w)| out == [t.n, h, w, t.c_out]),
                 "its phases do not match",
             )
+        }
+        Instruction::Detect { stage, limits } => {
+            yields(stage.yields())?;
+            stage.check(&shapes, out)?;
+            let fits =
+                |(j, &range): (usize, &Range)| stage.wants(j) == Range::Reduced || range == Range::Full;
+            ensure(ranges.iter().enumerate().all(fits), "an input is not in the larger domain")?;
+            let sane = |l: &f64| l.is_finite() && (0.0..=1e9).contains(l);
+            ensure(limits.len() == shapes.len() && limits.iter().all(sane), "its limits are not acceptable")
         }
     }
 }

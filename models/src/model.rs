@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use crate::config::Config;
+use crate::config::{Config, Task};
+use crate::detect;
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, Op};
 use crate::image::Picture;
 use crate::onnx;
 
@@ -16,12 +17,22 @@ pub struct Model {
 }
 
 impl Model {
-    /// From an ONNX file and its `config.json`, by default the one beside it.
+    /// From an ONNX file and its `config.json`, by default the one beside it; or from the directory of a
+    /// detector, with `rpn.onnx`, `box_head.onnx` and `config.json`.
     ///
     /// # Errors
     ///
-    /// See [`onnx::import`] and [`Config::load`].
+    /// See [`onnx::import`], [`Config::load`] and [`Model::detector`].
     pub fn import(path: &Path, config: Option<&Path>) -> Result<Self> {
+        if path.is_dir() {
+            let beside = path.join("config.json");
+            let text = Config::read(config.unwrap_or(&beside))?;
+            return Self::detector(
+                &read(&path.join("rpn.onnx"))?,
+                &read(&path.join("box_head.onnx"))?,
+                &text,
+            );
+        }
         let graph = onnx::import(&read(path)?)?;
         let beside = path.with_file_name("config.json");
         let config = match config {
@@ -44,6 +55,44 @@ impl Model {
             None => Config::guess(&graph),
         };
         Ok(Self { graph, config })
+    }
+
+    /// A two-stage detector: `rpn` yields features, logits and deltas, `head` takes the features of proposals and
+    /// yields class logits and box deltas, and `config` holds anchors, thresholds and preprocessing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::import`], and if the parts do not fit together.
+    pub fn detector(rpn: &[u8], head: &[u8], config: &str) -> Result<Self> {
+        let (first, head) = (onnx::import(rpn)?, onnx::import(head)?);
+        let mut parsed = Config::parse(config, &first)?;
+        let settings = detect::Settings::parse(config)?;
+        let graph = detect::compose::compose(first, &head, &settings)?;
+        parsed.task = Task::Detection;
+        parsed.detection = Some(settings);
+        Ok(Self { graph, config: parsed })
+    }
+
+    /// Gives both suppressions of a detector this many steps; as many as they have rows are always enough.
+    ///
+    /// # Errors
+    ///
+    /// If this is no detector, or without any step.
+    pub fn set_suppression_steps(&mut self, steps: usize) -> Result<()> {
+        let Some(settings) = &mut self.config.detection else {
+            return Err(Error::Config("steps of suppression are for detectors, and this is none".into()));
+        };
+        if steps == 0 {
+            return Err(Error::Config("suppression takes at least one step".into()));
+        }
+        for node in &mut self.graph.nodes {
+            if let Op::Detect(detect::Stage::Suppress { steps: own, .. }) = &mut node.op {
+                // Its result has one element per row, and one more.
+                *own = steps.min((node.shape[0] - 1).max(2));
+            }
+        }
+        (settings.rpn.steps, settings.head.steps) = (steps, steps);
+        Ok(())
     }
 
     /// The network as imported.

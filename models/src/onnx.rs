@@ -82,7 +82,11 @@ pub const OPERATORS: &[&str] = &[
 /// [`Error::Unsupported`] lists every node that is not supported; [`Error::Onnx`] and [`Error::Limit`] say
 /// what is wrong with the file.
 pub fn import(bytes: &[u8]) -> Result<Graph> {
-    let model = decode(bytes)?;
+    import_model(&decode(bytes)?)
+}
+
+/// The network in a decoded file.
+pub(crate) fn import_model(model: &ModelProto) -> Result<Graph> {
     let opset = model
         .opset_import
         .iter()

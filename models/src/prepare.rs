@@ -4,20 +4,23 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sharelens_ops::Linear;
 use sharelens_ops::plain::{Bounds, Peak, Plain, Rounding, Weights};
 use sharelens_protocol::ring::Full;
 
 use crate::arithmetic::{Arithmetic, Z64_FRACTION_BITS};
 use crate::calibrate;
 use crate::config::Config;
+use crate::detect;
 use crate::error::{Error, Result};
 use crate::float;
-use crate::graph::Graph;
+use crate::graph::{Graph, Op};
 use crate::lower::{lower, quantise};
 use crate::manifest::{Manifest, OutputInfo, VERSION};
 use crate::model::Model;
 use crate::passes::{self, Changes};
-use crate::program::run;
+use crate::program::detect::Stage;
+use crate::program::{Instruction, run};
 use crate::scales::Scales;
 
 /// Sets of moduli to choose from, smallest first: how many for comparisons, how many for scales.
@@ -121,14 +124,23 @@ pub fn prepare(model: &Model, samples: &[Vec<f32>], options: &Options) -> Result
     if let (true, Some(p)) = (options.stress, &model.config.preprocess) {
         inputs.extend(calibrate::stress(p, &samples[..samples.len().min(TRIALS)]));
     }
-    let peaks = calibrate::peaks(&graph, &inputs)?;
     // Spread over the set, which is often sorted by class.
     let step = samples.len().div_ceil(TRIALS);
+    let (peaks, expected) = calibrate::observe(&graph, &inputs, |i| i < samples.len() && i % step == 0)?;
     let trials: Vec<&[f32]> = samples.iter().step_by(step).map(Vec::as_slice).collect();
-    let expected = trials.iter().map(|t| reference(&graph, t)).collect::<Result<Vec<_>>>()?;
+    let detects = graph.nodes.iter().any(|n| matches!(n.op, Op::Detect(_)));
+    let expected = match detects {
+        true => trials.iter().map(|t| watched(&graph, t)).collect::<Result<Vec<_>>>()?,
+        false => expected,
+    };
     let choices = match &options.arithmetic {
         Some(a) => vec![a.clone()],
-        None => CANDIDATES.iter().map(|&(k, l)| Arithmetic::usual(k, l)).collect::<Result<_>>()?,
+        // Keys of rankings and areas of boxes need the largest range of comparisons.
+        None => CANDIDATES
+            .iter()
+            .filter(|c| !detects || c.0 == 4)
+            .map(|&(k, l)| Arithmetic::usual(k, l))
+            .collect::<Result<_>>()?,
     };
     let tolerance = options.tolerance;
     let mut refused = Vec::new();
@@ -147,13 +159,31 @@ pub fn prepare(model: &Model, samples: &[Vec<f32>], options: &Options) -> Result
                 };
                 return Ok((prepared, report));
             }
-            Ok((error, _)) => refused
-                .push(format!("{arithmetic}: outputs are off by {error:.4}, {tolerance:.4} is allowed")),
+            Ok((error, _)) => refused.push(format!(
+                "{arithmetic}: outputs are off by {error:.4} and more, {tolerance:.4} is allowed"
+            )),
             Err(e @ (Error::Range(_) | Error::Overflow { .. })) => refused.push(format!("{arithmetic}: {e}")),
             Err(e) => return Err(e),
         }
     }
     Err(Error::Range(format!("no choice of moduli is safe and precise enough; {}", refused.join("; "))))
+}
+
+/// What fixed point is held against: the outputs, or what precedes the choice of anchors, since after it a
+/// difference however small may exchange two of them.
+fn watched(graph: &Graph, input: &[f32]) -> Result<Vec<Vec<f64>>> {
+    let anchors = graph.nodes.iter().find(|n| matches!(n.op, Op::Detect(detect::Stage::TopAnchors { .. })));
+    let Some(anchors) = anchors else { return reference(graph, input) };
+    let mut graph = graph.clone();
+    let output = |&value: &usize| crate::graph::Output {
+        name: graph.value_name(value).into(),
+        value,
+        original_shape: graph.shape(value).to_vec(),
+        activation: None,
+    };
+    graph.outputs = anchors.inputs.iter().map(output).collect();
+    graph.nodes.truncate(anchors.inputs.iter().copied().max().unwrap_or(0));
+    reference(&graph, input)
 }
 
 fn reference(graph: &Graph, input: &[f32]) -> Result<Vec<Vec<f64>>> {
@@ -170,35 +200,58 @@ fn settle(
     trials: &[&[f32]],
     expected: &[Vec<Vec<f64>>],
 ) -> Result<(f64, Prepared)> {
-    let mut best: Option<(f64, Prepared)> = None;
+    let calibration = Calibration { peaks: peaks.to_vec(), margin: options.margin, arithmetic, cap: 0.0 };
+    let mut prepared = Prepared { config: config.clone(), graph: graph.clone(), calibration };
+    let arithmetic = prepared.arithmetic().clone();
+    // Error and cap.
+    let mut best: Option<(f64, f64)> = None;
     let mut failure = None;
+    let mut tried: Vec<Vec<f64>> = Vec::new();
     for bits in CAPS {
-        let calibration = Calibration {
-            peaks: peaks.to_vec(),
-            margin: options.margin,
-            arithmetic: arithmetic.clone(),
-            cap: f64::from(bits).exp2(),
-        };
-        let prepared = Prepared { config: config.clone(), graph: graph.clone(), calibration };
-        match prepared.twin(&arithmetic).and_then(|t| deviation(&t, trials, expected)) {
-            Ok(error) if best.as_ref().is_none_or(|(e, _)| error < *e) => best = Some((error, prepared)),
+        prepared.calibration.cap = f64::from(bits).exp2();
+        // Ranges may leave less room than the cap.
+        if let Ok(scales) = prepared.scales(&arithmetic) {
+            if tried.contains(&scales.scale) {
+                continue;
+            }
+            tried.push(scales.scale);
+        }
+        // Where there is a choice of rings, an error beyond what is accepted need not be known exactly.
+        let enough = if options.arithmetic.is_none() { options.tolerance } else { f64::INFINITY };
+        let enough = best.map_or(enough, |(e, _)| e.min(enough));
+        match prepared.twin(&arithmetic).and_then(|t| {
+            t.fits(trials[0])?;
+            deviation(&t, trials, expected, enough)
+        }) {
+            Ok(error) if best.is_none_or(|(e, _)| error < e) => {
+                best = Some((error, prepared.calibration.cap))
+            }
             Ok(_) => {}
             Err(e @ (Error::Range(_) | Error::Overflow { .. })) => failure = Some(e),
             Err(e) => return Err(e),
         }
-        if best.as_ref().is_some_and(|(e, _)| *e < options.tolerance / 4.0) {
+        if best.is_some_and(|(e, _)| e < options.tolerance / 4.0) {
             break;
         }
     }
-    best.ok_or_else(|| failure.unwrap_or_else(|| Error::Range("nothing was tried".into())))
+    let nothing = || failure.unwrap_or_else(|| Error::Range("nothing was tried".into()));
+    let (error, cap) = best.ok_or_else(nothing)?;
+    prepared.calibration.cap = cap;
+    Ok((error, prepared))
 }
 
-fn deviation(twin: &Twin, trials: &[&[f32]], expected: &[Vec<Vec<f64>>]) -> Result<f64> {
+/// Largest error over all trials, or over the first of them that go beyond `enough`.
+fn deviation(twin: &Twin, trials: &[&[f32]], expected: &[Vec<Vec<f64>>], enough: f64) -> Result<f64> {
+    let part = twin.before_anchors();
+    let twin = part.as_ref().unwrap_or(twin);
     let mut worst = 0f64;
     for (input, expected) in trials.iter().zip(expected) {
         let found = twin.run_storage(input, Rounding::Random(1))?.0;
         let pairs = found.iter().flatten().zip(expected.iter().flatten());
         worst = pairs.fold(worst, |a, (f, e)| a.max((f - e).abs()));
+        if worst > enough {
+            break;
+        }
     }
     Ok(worst)
 }
@@ -260,12 +313,14 @@ impl Prepared {
 
     fn lowered(&self, arithmetic: &Arithmetic) -> Result<(Manifest, Arc<Vec<Weights>>)> {
         let bounds = arithmetic.bounds()?;
-        let (program, parameters) = lower(&self.graph, &self.scales(arithmetic)?, &bounds)?;
+        let (c, scales) = (&self.calibration, self.scales(arithmetic)?);
+        let (program, parameters) = lower(&self.graph, &scales, &bounds, (&c.peaks, c.margin))?;
         let weights = quantise(&program, &parameters, &bounds, self.calibration.margin)?;
         let info = |o: &crate::graph::Output| OutputInfo {
             name: o.name.clone(),
             shape: o.original_shape.clone(),
             activation: o.activation,
+            columns: detect::lower::columns(&self.graph, &scales, o.value),
         };
         let manifest = Manifest {
             version: VERSION,
@@ -295,7 +350,8 @@ impl Prepared {
     pub fn float(&self, input: &[f32]) -> Result<Vec<Vec<f64>>> {
         let outputs = reference(&self.graph, input)?;
         let original = |(o, v): (&crate::graph::Output, Vec<f64>)| {
-            OutputInfo { name: String::new(), shape: o.original_shape.clone(), activation: None }.original(&v)
+            let shape = o.original_shape.clone();
+            OutputInfo { name: String::new(), shape, activation: None, columns: Vec::new() }.original(&v)
         };
         Ok(self.graph.outputs.iter().zip(outputs).map(original).collect())
     }
@@ -332,9 +388,72 @@ pub struct Twin {
 pub type Peaks = std::collections::BTreeMap<u32, Peak>;
 
 impl Twin {
+    /// Of a manifest and its weights, by the index of its linear maps.
+    ///
+    /// # Errors
+    ///
+    /// If the manifest does not hold together or the weights are another model's.
+    pub fn new(manifest: Manifest, weights: Arc<Vec<Weights>>) -> Result<Self> {
+        manifest.validate()?;
+        let maps = manifest.program.linear_maps();
+        let fits = |(m, w): (&Linear, &Weights)| {
+            w.values.len() == m.conv.weight_len() && w.bias.len() == m.conv.c_out
+        };
+        if maps.len() != weights.len() || !maps.iter().zip(weights.iter()).all(fits) {
+            return Err(Error::Manifest("its weights have other shapes".into()));
+        }
+        Ok(Self { bounds: manifest.arithmetic.bounds()?, manifest, weights })
+    }
+
     /// What it runs.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// The twin of the part that yields these layers of the program, in storage order.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such layer.
+    pub fn until(&self, layers: &[&str]) -> Result<Self> {
+        let program = &self.manifest.program;
+        let register = |name: &&str| {
+            let at = program.layers.iter().position(|l| l.name == **name);
+            at.map(|i| i as u32 + 1).ok_or_else(|| Error::Manifest(format!("there is no layer {name}")))
+        };
+        let registers = layers.iter().map(register).collect::<Result<Vec<_>>>()?;
+        Ok(self.yielding(registers))
+    }
+
+    /// The twin of what precedes the choice of anchors: logits and deltas. None if nothing is detected.
+    pub(crate) fn before_anchors(&self) -> Option<Self> {
+        let anchors = self.manifest.program.layers.iter().find(
+            |l| matches!(&l.op, Instruction::Detect { stage, .. } if matches!(**stage, Stage::TopAnchors(_))),
+        )?;
+        Some(self.yielding(anchors.inputs.clone()))
+    }
+
+    /// Whether the stages of a detector have room for their numbers, which a run tells before it computes any.
+    fn fits(&self, input: &[f32]) -> Result<()> {
+        if self.before_anchors().is_none() {
+            return Ok(());
+        }
+        self.run_storage(input, Rounding::Random(2)).map(|_| ()).map_err(|e| match e {
+            Error::Protocol(e) => Error::Range(e.to_string()),
+            other => other,
+        })
+    }
+
+    fn yielding(&self, registers: Vec<u32>) -> Self {
+        let program = self.manifest.program.until(registers);
+        let info = |(shape, _): (&[usize], f64)| OutputInfo {
+            name: String::new(),
+            shape: shape.to_vec(),
+            activation: None,
+            columns: Vec::new(),
+        };
+        let outputs = program.outputs().map(info).collect();
+        Self { manifest: Manifest { program, outputs, ..self.manifest.clone() }, ..self.clone() }
     }
 
     /// The outputs in the original order, for an input in storage order.
@@ -364,10 +483,9 @@ impl Twin {
             let layer = program.layers.get(o.layer as usize).map_or("input", |l| &l.name);
             return Err(Error::Overflow { layer: layer.into(), found: o.found, allowed: o.allowed });
         }
-        let real = |(v, (_, scale)): (&sharelens_ops::plain::Values<_>, (&[usize], f64))| {
-            v.as_slice().iter().map(|&v| v as f64 / scale).collect()
-        };
-        let outputs = result?.iter().zip(program.outputs()).map(real).collect();
+        let result = result?;
+        let values = result.iter().zip(program.outputs()).zip(&self.manifest.outputs);
+        let outputs = values.map(|((v, (_, scale)), info)| info.real(v.as_slice(), scale)).collect();
         Ok((outputs, engine.peaks().clone()))
     }
 }

@@ -1,9 +1,13 @@
 //! A network as the list of steps that servers, helper and twin run: shapes, scales and moduli, and no weight.
 
+pub mod detect;
+
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use sharelens_ops::engine::ProductShape;
 use sharelens_ops::layers::{self, ConvTranspose, MaxPool, Select, WeightedSum, activation, movement};
+use sharelens_ops::plain::Bounds;
 use sharelens_ops::{Engine, Linear};
 use sharelens_protocol::ring::{Full, Range, Reduced};
 use sharelens_protocol::{Error, Result, Step};
@@ -18,8 +22,8 @@ pub struct Program {
     pub input_shape: Vec<usize>,
     /// Scale of the input, which enters in `Full`.
     pub input_scale: f64,
-    /// What a rescale divides by.
-    pub divisor: i64,
+    /// The ranges of its ring.
+    pub bounds: Bounds,
     /// Steps; each reads earlier registers only. Its index is its layer in [`Step`] and in the ledger.
     pub layers: Vec<Layer>,
     /// Registers that are the result, in order; they are yielded in `Reduced`.
@@ -70,6 +74,18 @@ pub enum Instruction {
     },
     /// relu(x) and relu(-x) side by side: a PReLU is this and a linear map.
     Halves,
+    /// The first `m` rows of the input times the other `n` rows, transposed: both are secret. Then a factor and a
+    /// rescale.
+    Product {
+        /// Rows of the left operand.
+        m: usize,
+        /// Length of a row.
+        k: usize,
+        /// Rows of the right operand.
+        n: usize,
+        /// The factor.
+        factor: i64,
+    },
     /// Max-pool.
     MaxPool(MaxPool),
     /// Average-pool or interpolation.
@@ -106,6 +122,13 @@ pub enum Instruction {
     Reshape,
     /// The phases of a transposed convolution put in their places.
     Phases(ConvTranspose),
+    /// A stage of a detector.
+    Detect {
+        /// Which.
+        stage: Box<detect::Stage>,
+        /// Largest magnitude of each input.
+        limits: Vec<f64>,
+    },
 }
 
 impl Instruction {
@@ -121,6 +144,7 @@ impl Instruction {
             Self::Clip { .. } => "clip",
             Self::LeakyRelu { .. } => "leaky relu",
             Self::Halves => "prelu",
+            Self::Product { .. } => "product",
             Self::MaxPool(_) => "max-pool",
             Self::Weighted { .. } => "weighted sum",
             Self::Requantise { .. } => "requantise",
@@ -132,6 +156,7 @@ impl Instruction {
             Self::Transpose { .. } => "transpose",
             Self::Reshape => "reshape",
             Self::Phases(_) => "phases",
+            Self::Detect { stage, .. } => stage.label(),
         }
     }
 }
@@ -200,7 +225,7 @@ pub async fn run<E: Engine>(
         };
         let inputs: Vec<Value<E>> = layer.inputs.iter().enumerate().map(take).collect();
         let shapes: Vec<&[usize]> = layer.inputs.iter().map(|&r| program.shape(r)).collect();
-        registers[i + 1] = Some(step(engine, at, layer, program.divisor, inputs, &shapes).await?);
+        registers[i + 1] = Some(step(engine, at, program, layer, inputs, &shapes).await?);
         on_layer(Progress { index: i, layer, elapsed: start.elapsed() });
     }
     engine.enter(Step::layer(program.layers.len().saturating_sub(1) as u32));
@@ -228,6 +253,13 @@ impl Program {
     /// Elements of the input.
     pub fn input_len(&self) -> usize {
         self.input_shape.iter().product()
+    }
+
+    /// The part that yields these registers.
+    #[must_use]
+    pub fn until(&self, outputs: Vec<Register>) -> Self {
+        let layers = outputs.iter().copied().max().unwrap_or(0) as usize;
+        Self { layers: self.layers[..layers].to_vec(), outputs, ..self.clone() }
     }
 
     /// Shape and scale of each output.
@@ -280,11 +312,17 @@ fn moved<E: Engine>(e: &mut E, x: Value<E>, range: Range, index: &[u32]) -> Resu
 async fn step<E: Engine>(
     e: &mut E,
     at: Step,
+    program: &Program,
     layer: &Layer,
-    divisor: i64,
     inputs: Vec<Value<E>>,
     shapes: &[&[usize]],
 ) -> Result<Value<E>> {
+    if let Instruction::Detect { stage, limits } = &layer.op {
+        let scales = layer.inputs.iter().map(|&r| program.scale(r));
+        let given: Vec<_> =
+            scales.zip(limits).map(|(scale, &bound)| detect::Given { bound, scale }).collect();
+        return Ok(stage.run(e, at, &program.bounds, inputs, &given).await?.0);
+    }
     let mut calls = layers::Calls::new(at);
     let mut inputs = inputs.into_iter();
     let mut next = || inputs.next().ok_or_else(|| Error::Config("a step lacks an input".into()));
@@ -304,11 +342,21 @@ async fn step<E: Engine>(
         }
         Instruction::LeakyRelu { negative } => {
             let x = reduced(e, x);
-            Value::Reduced(layers::leaky_relu(e, at, &x, divisor, *negative).await?)
+            Value::Reduced(layers::leaky_relu(e, at, &x, program.bounds.divisor, *negative).await?)
         }
         Instruction::Halves => {
             let x = reduced(e, x);
             Value::Full(activation::halves(e, at, &x).await?)
+        }
+        &Instruction::Product { m, k, n, factor } => {
+            let x = full(x)?;
+            let rows = |from: usize, to: usize| ((from * k) as u32..(to * k) as u32).collect::<Vec<_>>();
+            let (left, right) = (e.gather(&[&x], &rows(0, m)), e.gather(&[&x], &rows(m, m + n)));
+            let shape = ProductShape { groups: 1, m, k, n, uses: 1 };
+            let mut operand = e.operand(calls.step(), shape, right)?;
+            let product = e.product(calls.step(), &mut operand, &left).await?;
+            let scaled = e.scale(&product, factor);
+            Value::Reduced(e.rescale(calls.step(), &scaled).await?)
         }
         Instruction::MaxPool(pool) => {
             let x = reduced(e, x);
@@ -370,5 +418,6 @@ async fn step<E: Engine>(
             Range::Full => Value::Full(full(x)?),
             Range::Reduced => Value::Reduced(reduced(e, x)),
         },
+        Instruction::Detect { .. } => return Err(Error::Config("a stage was not run".into())),
     })
 }

@@ -8,6 +8,7 @@ use sharelens_ops::layers::Axis;
 use sharelens_ops::plain::Bounds;
 use sharelens_protocol::ring::Range;
 
+use crate::detect::{COORDINATES, Stage, lower};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, Taps, ValueId};
 
@@ -31,6 +32,9 @@ pub struct Scales {
     pub headroom: Vec<f64>,
 }
 
+/// Scales that are given, by value.
+type Pins = std::collections::BTreeMap<ValueId, f64>;
+
 /// What an input of a node has to be.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Want {
@@ -39,8 +43,12 @@ enum Want {
     Either,
 }
 
-fn want(op: &Op) -> Want {
+fn want(op: &Op, input: usize) -> Want {
     match op {
+        Op::Detect(stage) => match stage.wants(input) {
+            Range::Full => Want::Full,
+            Range::Reduced => Want::Reduced,
+        },
         Op::Linear { .. } | Op::Affine { .. } | Op::Weighted { .. } => Want::Full,
         Op::Relu | Op::Clip { .. } | Op::LeakyRelu { .. } | Op::PRelu { .. } | Op::MaxPool(_) => {
             Want::Reduced
@@ -88,9 +96,10 @@ fn integers(taps: &Taps) -> (Axis, i64) {
     (Axis { input: taps.input, entries }, d)
 }
 
-/// Largest magnitude that comparisons see at this node, for an input of magnitude `peak`.
-fn compared(node: &Node, peak: f64) -> f64 {
+/// Largest magnitude that comparisons see at this node, for input `j` of magnitude `peak` with `n` elements.
+fn compared(node: &Node, j: usize, peak: f64, n: usize) -> f64 {
     match &node.op {
+        Op::Detect(stage) => stage.compared(j, peak, n),
         Op::Clip { lo, hi } => {
             peak + lo.map_or(0.0, |v| f64::from(v.abs())).max(hi.map_or(0.0, |v| f64::from(v.abs())))
         }
@@ -108,6 +117,34 @@ impl Scales {
     ///
     /// Names the value that needs more room than there is.
     pub fn solve(graph: &Graph, peaks: &[f64], bounds: &Bounds, margin: f64, cap: f64) -> Result<Self> {
+        let mut pins = Pins::new();
+        // What a stage yields may have a scale that follows from those of its inputs.
+        for (i, node) in graph.nodes.iter().enumerate() {
+            let Op::Detect(stage) = &node.op else { continue };
+            let pin = match stage {
+                Stage::TopAnchors { .. } | Stage::KeepFirst { .. } => continue,
+                Stage::Suppress { .. } => 1.0,
+                Stage::Decode { .. } | Stage::DecodeClasses { .. } | Stage::RankDetections => COORDINATES,
+                Stage::RoiAlign { .. } | Stage::Scores { .. } => {
+                    let scales = Self::pinned(graph, peaks, bounds, margin, cap, &pins)?;
+                    let stage = lower::stage(graph, i, &scales, bounds)?;
+                    lower::scale(graph, i, &stage, &scales, peaks, margin, bounds)?
+                }
+            };
+            pins.insert(i + 1, pin);
+        }
+        Self::pinned(graph, peaks, bounds, margin, cap, &pins)
+    }
+
+    /// The same, with some scales given.
+    fn pinned(
+        graph: &Graph,
+        peaks: &[f64],
+        bounds: &Bounds,
+        margin: f64,
+        cap: f64,
+        pins: &Pins,
+    ) -> Result<Self> {
         let values = graph.nodes.len() + 1;
         let (range, lifted) = domains(graph, bounds.divisor);
         let mut groups = Groups::new(values);
@@ -116,6 +153,9 @@ impl Scales {
             let out = i + 1;
             match &node.op {
                 Op::Linear { .. } | Op::Affine { .. } | Op::PRelu { .. } => {}
+                Op::Detect(Stage::TopAnchors { .. }) => _ = groups.tie(node.inputs[1], out, 1.0),
+                Op::Detect(Stage::KeepFirst { .. }) => _ = groups.tie(node.inputs[0], out, 1.0),
+                Op::Detect(_) => {}
                 Op::Weighted { rows, columns } => {
                     let ratio = IntegerSum::new(rows, columns, bounds.divisor).ratio;
                     groups.tie(node.inputs[0], out, ratio);
@@ -136,10 +176,23 @@ impl Scales {
             lifted[v] |= range[v] == Range::Reduced;
         }
         let room = rooms(graph, peaks, bounds, &range, &lifted);
-        let mut largest = vec![cap; values];
+        let given: Vec<usize> = pins.keys().map(|&v| groups.find(v).0).collect();
+        let mut largest = vec![f64::INFINITY; values];
         for (v, room) in room.iter().enumerate() {
             let (root, ratio) = groups.find(v);
-            largest[root] = largest[root].min(room / (margin * ratio)).min(cap / ratio.min(1.0));
+            let cap = if given.contains(&root) { f64::INFINITY } else { cap };
+            largest[root] = largest[root].min(room / (margin * ratio)).min(cap / ratio.min(1.0)).min(cap);
+        }
+        for (&v, &pin) in pins {
+            let (root, ratio) = groups.find(v);
+            if pin > 1.000_001 * largest[root] * ratio {
+                return Err(Error::Range(format!(
+                    "{}: its scale is {pin:.1}, and {:.1} would fit",
+                    graph.value_name(v),
+                    largest[root] * ratio
+                )));
+            }
+            largest[root] = pin / ratio;
         }
         let scale: Vec<f64> = (0..values)
             .map(|v| {
@@ -148,7 +201,8 @@ impl Scales {
             })
             .collect();
         // Below this, rounding of values alone is an error of a hundredth.
-        let worst = (0..values).min_by(|&a, &b| scale[a].total_cmp(&scale[b])).unwrap_or(0);
+        let free = (0..values).filter(|&v| !given.contains(&groups.find(v).0));
+        let worst = free.min_by(|&a, &b| scale[a].total_cmp(&scale[b])).unwrap_or(0);
         if scale[worst] < MIN_SCALE {
             return Err(Error::Range(format!(
                 "{}: values reach {:.3}, which with a margin of {margin} leaves a scale of {:.1}, and {MIN_SCALE} is needed",
@@ -176,11 +230,10 @@ fn rooms(graph: &Graph, peaks: &[f64], bounds: &Bounds, range: &[Range], lifted:
         .collect();
     let mut reduced = |v: ValueId, peak: f64| room[v] = room[v].min(bounds.reduced as f64 / peak.max(1e-6));
     for (i, node) in graph.nodes.iter().enumerate() {
-        for &v in &node.inputs {
-            if want(&node.op) == Want::Reduced
-                || range[i + 1] == Range::Reduced && want(&node.op) == Want::Either
-            {
-                reduced(v, compared(node, peaks[v]));
+        for (j, &v) in node.inputs.iter().enumerate() {
+            let want = want(&node.op, j);
+            if want == Want::Reduced || range[i + 1] == Range::Reduced && want == Want::Either {
+                reduced(v, compared(node, j, peaks[v], graph.len(v)));
             }
         }
     }
@@ -195,18 +248,20 @@ fn domains(graph: &Graph, divisor: i64) -> (Vec<Range>, Vec<bool>) {
     let values = graph.nodes.len() + 1;
     let mut wants_full = vec![false; values];
     for (i, node) in graph.nodes.iter().enumerate().rev() {
-        let full = match want(&node.op) {
-            Want::Full => true,
-            Want::Reduced => false,
-            Want::Either => wants_full[i + 1],
-        };
-        node.inputs.iter().for_each(|&v| wants_full[v] |= full);
+        for (j, &v) in node.inputs.iter().enumerate() {
+            wants_full[v] |= match want(&node.op, j) {
+                Want::Full => true,
+                Want::Reduced => false,
+                Want::Either => wants_full[i + 1],
+            };
+        }
     }
     let mut range = vec![Range::Full; values];
     for (i, node) in graph.nodes.iter().enumerate() {
         let inputs = || node.inputs.iter().map(|&v| range[v]);
         range[i + 1] = match &node.op {
             Op::Relu | Op::Clip { .. } => Range::Full,
+            Op::Detect(stage) => stage.yields(),
             Op::Weighted { rows, columns } => match IntegerSum::new(rows, columns, divisor).rescale {
                 Some(_) => Range::Reduced,
                 None => Range::Full,
@@ -226,12 +281,12 @@ fn domains(graph: &Graph, divisor: i64) -> (Vec<Range>, Vec<bool>) {
     }
     let mut lifted = vec![false; values];
     for (i, node) in graph.nodes.iter().enumerate() {
-        let full = match want(&node.op) {
-            Want::Full => true,
-            Want::Reduced => false,
-            Want::Either => range[i + 1] == Range::Full,
-        };
-        for &v in &node.inputs {
+        for (j, &v) in node.inputs.iter().enumerate() {
+            let full = match want(&node.op, j) {
+                Want::Full => true,
+                Want::Reduced => false,
+                Want::Either => range[i + 1] == Range::Full,
+            };
             lifted[v] |= full && range[v] == Range::Reduced;
         }
     }

@@ -174,7 +174,7 @@ fn manifests_of_a_peer_are_checked() {
     type Spoil = (&'static str, fn(&mut Manifest));
     let spoil: &[Spoil] = &[
         ("version", |m| m.version = 7),
-        ("divisor", |m| m.program.divisor += 1),
+        ("divisor", |m| m.program.bounds.divisor += 1),
         ("moduli", |m| m.arithmetic = Arithmetic::Rns(Moduli { p: vec![255, 253], q: vec![2] })),
         ("input shape", |m| m.program.input_shape = vec![1, 64, 64, 3]),
         ("vast input", |m| m.program.input_shape = vec![usize::MAX, 2, 2]),
