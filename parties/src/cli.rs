@@ -1,11 +1,19 @@
 //! The command line: arguments, output, and one module per group of commands.
 
+mod annotations;
+mod bench;
 mod cluster;
 mod demo;
+mod draw;
 mod infer;
 mod model;
 mod node;
+mod nodes;
+mod outputs;
+mod page;
+mod relay;
 mod result;
+mod shipped;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,6 +58,8 @@ enum Command {
     Plain(infer::Plain),
     /// Predict rounds, bytes and time of a model, without any party.
     Plan(infer::Plan),
+    /// Measure models and single operations on this machine.
+    Bench(Box<bench::Bench>),
     /// Try everything on this machine.
     Demo(demo::Demo),
 }
@@ -108,6 +118,7 @@ pub fn run(args: Args) -> Result<()> {
         Command::Infer(command) => command.run(ui),
         Command::Plain(command) => command.run(ui),
         Command::Plan(command) => command.run(ui),
+        Command::Bench(command) => command.run(ui),
         Command::Demo(command) => command.run(ui),
     }
 }

@@ -32,10 +32,21 @@ impl Link {
         Self { rtt: Duration::from_secs_f64(rtt_ms.max(0.0) / 1e3), bandwidth: mbit * 1e6 / 8.0 }
     }
 
-    fn transfer(&self, bytes: usize) -> Duration {
+    /// Time until a message of `bytes` has arrived, headers included.
+    pub fn delivery(&self, bytes: usize) -> Duration {
+        self.transfer(bytes).saturating_add(self.rtt / 2)
+    }
+
+    /// Time for which `bytes` keep it busy.
+    pub fn transfer(&self, bytes: usize) -> Duration {
         Duration::try_from_secs_f64(bytes as f64 / self.bandwidth).unwrap_or(Duration::MAX)
     }
 }
+
+/// One-way trips of the messages that set up a session, one after the other: the request, server 0's stream to
+/// server 1, its answer, the request to the helper, and the client's hearing that all is prepared. A run of
+/// [`LocalCluster`] is without them.
+pub const SESSION_TRIPS: u32 = 5;
 
 /// The baton that the party which computes holds.
 #[derive(Clone, Default)]

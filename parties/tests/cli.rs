@@ -1,8 +1,10 @@
 //! The `sharelens` command as its users meet it.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 fn sharelens(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sharelens")).args(args).output().unwrap()
@@ -44,7 +46,7 @@ fn init(dir: &Path, role: &str, port: u16) -> String {
 fn operators_set_up_a_cluster() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
-    let roles = ["server0", "server1", "helper"];
+    let roles = ROLES;
     let sockets = roles.map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
     for (role, socket) in roles.iter().zip(&sockets) {
         assert!(init(dir.path(), role, socket.local_addr().unwrap().port()).contains("node.toml"));
@@ -76,12 +78,20 @@ fn operators_set_up_a_cluster() {
     let config = path("server0/node.toml");
     assert!(fails(&["node", "run", "--config", &config]).contains("cluster.toml"));
     drop(sockets);
-    for role in roles {
-        std::fs::copy(&cluster, path(&format!("{role}/cluster.toml"))).unwrap();
-    }
-    let mut nodes = roles.map(|role| {
+    let nodes = run_nodes(dir.path(), &cluster);
+    stop_nodes(nodes);
+}
+
+const ROLES: [&str; 3] = ["server0", "server1", "helper"];
+
+/// Three nodes that are ready.
+fn run_nodes(dir: &Path, cluster: &str) -> [Child; 3] {
+    let mut nodes = ROLES.map(|role| {
+        let home = dir.join(role);
+        std::fs::copy(cluster, home.join("cluster.toml")).unwrap();
         Command::new(env!("CARGO_BIN_EXE_sharelens"))
-            .args(["--json", "--log", "info", "node", "run", "--config", &path(&format!("{role}/node.toml"))])
+            .args(["--json", "--log", "info", "node", "run", "--config"])
+            .arg(home.join("node.toml"))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -93,6 +103,10 @@ fn operators_set_up_a_cluster() {
         std::io::BufRead::read_line(&mut stdout, &mut line).unwrap();
         assert!(line.contains("ready"), "{line:?}");
     }
+    nodes
+}
+
+fn stop_nodes(nodes: [Child; 3]) {
     for node in &nodes {
         assert!(Command::new("kill").arg(node.id().to_string()).status().unwrap().success());
     }
@@ -113,36 +127,41 @@ fn operators_set_up_a_cluster() {
 #[test]
 fn mistakes_are_one_sentence() {
     assert!(fails(&["node", "run", "--config", "/nowhere/node.toml"]).contains("/nowhere/node.toml"));
-    assert!(fails(&["demo", "detect"]).contains("not in this version"));
+    assert!(fails(&["demo", "--mode", "two"]).contains("--mode three"));
     assert!(fails(&["demo", "classify", "--mode", "two"]).contains("--mode three"));
     assert!(fails(&["cluster", "verify", "/nowhere/cluster.toml"]).contains("/nowhere/cluster.toml"));
     assert!(!sharelens(&["node", "init", "--role", "king"]).status.success());
 }
 
-fn demo(args: &[&str]) -> serde_json::Value {
-    let out = tempfile::tempdir().unwrap();
-    let text = ok(&[&["demo", "classify", "--json", "--out", out.path().to_str().unwrap()], args].concat());
-    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let written = std::fs::read_to_string(out.path().join("result.json")).unwrap();
-    assert_eq!(json, serde_json::from_str::<serde_json::Value>(&written).unwrap());
+fn demo(out: &Path, args: &[&str]) -> Value {
+    let text = ok(&[&["demo", "--json", "--out", out.to_str().unwrap()], args].concat());
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let written = std::fs::read_to_string(out.join("result.json")).unwrap();
+    assert_eq!(json, serde_json::from_str::<Value>(&written).unwrap());
     json
+}
+
+/// What the ledger counts is what went over the wire, to the byte.
+fn costs_add_up(cost: &Value) {
+    let layers = cost["layers"].as_array().unwrap();
+    let sum = |key: &str| layers.iter().map(|l| l[key].as_u64().unwrap()).sum::<u64>();
+    let online = &cost["online"];
+    assert_eq!(Some(sum("bytes")), online["bytes"]["server0"].as_u64());
+    assert_eq!(online["bytes"]["server0"], online["bytes"]["server1"]);
+    assert_eq!(Some(sum("rounds")), online["rounds"].as_u64());
 }
 
 #[test]
 fn the_demo_classifies() {
     for (ring, largest) in [("rns", 0.1), ("z64", 0.1)] {
-        let json = demo(&["--ring", ring, "--wan", "50ms,400"]);
+        let out = tempfile::tempdir().unwrap();
+        let json = demo(out.path(), &["classify", "--ring", ring, "--wan", "50ms,400"]);
         assert_eq!((json["ring"].as_str(), json["mode"].as_str()), (Some(ring), Some("three")));
         assert_eq!(json["result"]["class"], json["float"]["class"]);
         assert_eq!(json["result"]["label"], json["plain"]["label"]);
         assert!(json["max_abs_error"].as_f64().unwrap() < largest, "{}", json["max_abs_error"]);
         let online = &json["cost"]["online"];
-        let layers = json["cost"]["layers"].as_array().unwrap();
-        let sum = |key: &str| layers.iter().map(|l| l[key].as_u64().unwrap()).sum::<u64>();
-        // What the ledger counts is what went over the wire, to the byte.
-        assert_eq!(Some(sum("bytes")), online["bytes"]["server0"].as_u64());
-        assert_eq!(online["bytes"]["server0"], online["bytes"]["server1"]);
-        assert_eq!(Some(sum("rounds")), online["rounds"].as_u64());
+        costs_add_up(&json["cost"]);
         // And what was planned is what happened.
         assert_eq!(
             (&json["wan"]["rounds"], &json["wan"]["bytes"]),
@@ -174,4 +193,160 @@ fn the_demo_leaves_no_process_behind() {
         assert!(Instant::now() < deadline, "server 0 is still there");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/data");
+
+/// The small detector, prepared with the pictures that come along.
+fn detector(dir: &Path, args: &[&str]) -> String {
+    let file = dir.join("tiny.slm").to_str().unwrap().to_string();
+    let (model, pictures) = (format!("{DATA}/bccd_frcnn_tiny"), format!("{DATA}/bccd"));
+    ok(&[&["model", "prepare", &model, "--calibrate", &pictures, "-o", &file], args].concat());
+    file
+}
+
+fn pictures() -> [String; 2] {
+    ["00007", "00065"].map(|n| format!("{DATA}/bccd/BloodImage_{n}.jpg"))
+}
+
+/// Boxes, label and score of each detection.
+fn found(result: &Value) -> Vec<(Vec<f64>, u64, f64)> {
+    let boxes = result["boxes"].as_array().unwrap();
+    let [labels, scores, classes] = ["labels", "scores", "classes"].map(|k| result[k].as_array().unwrap());
+    assert!([labels, scores, classes].iter().all(|list| list.len() == boxes.len()));
+    assert!(classes.iter().all(|c| ["RBC", "WBC", "Platelets"].contains(&c.as_str().unwrap())));
+    let one = |i: usize| {
+        let corners: Vec<f64> = boxes[i].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        assert!(corners.len() == 4 && corners[0] < corners[2] && corners[1] < corners[3], "{corners:?}");
+        (corners, labels[i].as_u64().unwrap(), scores[i].as_f64().unwrap())
+    };
+    (0..boxes.len()).map(one).collect()
+}
+
+/// As many boxes, and those scored a half or more within a pixel and 0.02 of each other.
+fn same_boxes(a: &Value, b: &Value) {
+    let (a, b) = (found(a), found(b));
+    assert_eq!(a.len(), b.len());
+    assert!(a.len() > 10 && a.iter().filter(|d| d.2 >= 0.5).count() > 5, "{a:?}");
+    for (corners, label, score) in a.iter().filter(|d| d.2 >= 0.52) {
+        let near = |d: &&(Vec<f64>, u64, f64)| {
+            d.1 == *label
+                && (d.2 - score).abs() < 0.02
+                && d.0.iter().zip(corners).all(|(x, y)| (x - y).abs() < 1.0)
+        };
+        assert_eq!(b.iter().filter(near).count(), 1, "{corners:?} {label} {score}");
+    }
+}
+
+#[test]
+fn the_demo_detects() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let json = demo(&out, &["--model", &detector(dir.path(), &[])]);
+    same_boxes(&json["result"], &json["plain"]);
+    same_boxes(&json["result"], &json["float"]);
+    assert_eq!(json["result"]["settled"], true);
+    assert_eq!(json["differs"]["alone"], 0);
+    assert_eq!(json["differs"]["pixels"], json["max_abs_error"]);
+    assert!(json["max_abs_error"].as_f64().unwrap() < 0.1, "{}", json["differs"]);
+    costs_add_up(&json["cost"]);
+    for (name, size) in [("boxes.png", (640, 480)), ("server0-view.png", (160, 120))] {
+        assert_eq!(image::image_dimensions(out.join(name)).unwrap(), size);
+    }
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains("boxes.png") && page.contains("server0-view.png"));
+    // A row for each detection and layer, and two heads.
+    let layers = json["cost"]["layers"].as_array().unwrap().len();
+    assert_eq!(page.matches("<tr>").count(), found(&json["result"]).len() + layers + 2);
+}
+
+#[test]
+fn a_detector_is_prepared_shared_run_and_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let model = detector(dir.path(), &[]);
+    let (pictures, annotations) = (pictures(), format!("{DATA}/bccd"));
+    let judged = ["--annotations", &annotations, "--json", &pictures[0], &pictures[1]];
+    let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    let plain = json(&ok(&[&["plain", &model], &judged[..]].concat()));
+    let precise = |v: &Value| {
+        let [classes @ .., mean] = ["RBC", "WBC", "Platelets", "mAP"].map(|k| v[k].as_f64().unwrap());
+        assert!((classes.iter().sum::<f64>() / 3.0 - mean).abs() < 1e-9 && mean > 0.8, "{v}");
+        mean
+    };
+    assert!((precise(&plain["ap50"]) - precise(&plain["float_ap50"])).abs() < 0.005);
+
+    let sockets = ROLES.map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+    for (role, socket) in ROLES.iter().zip(&sockets) {
+        init(dir.path(), role, socket.local_addr().unwrap().port());
+    }
+    drop(sockets);
+    let cards = ROLES.map(|r| path(&format!("{r}/{r}.card")));
+    let (cluster, key) = (path("cluster.toml"), path("keys"));
+    ok(&["cluster", "create", "--cards", &cards[0], &cards[1], &cards[2], "-o", &cluster]);
+    let nodes = run_nodes(dir.path(), &cluster);
+    let with = ["--cluster", &cluster, "--dir", &key];
+    ok(&[&["model", "share", &model, "--name", "cells"], &with[..]].concat());
+    let (out, coco) = (path("out"), path("coco.json"));
+    let files = ["--out", &out, "--coco", &coco];
+    let secure = json(&ok(&[&["infer", "--model", "cells"], &with[..], &files, &judged].concat()));
+    stop_nodes(nodes);
+
+    assert!((precise(&secure["ap50"]) - precise(&plain["ap50"])).abs() < 0.005);
+    assert!(secure.get("float_ap50").is_none());
+    let written = json(&std::fs::read_to_string(&coco).unwrap());
+    let mut entries = written.as_array().unwrap().iter();
+    for (i, name) in ["BloodImage_00007", "BloodImage_00065"].iter().enumerate() {
+        let result = &secure["images"][i]["result"];
+        same_boxes(result, &plain["images"][i]["result"]);
+        for (corners, label, score) in found(result) {
+            let entry = entries.next().unwrap();
+            assert_eq!(entry["file_name"], format!("{name}.jpg"));
+            let number = |k: &str| entry[k].as_f64().unwrap();
+            assert_eq!((number("image_id"), number("category_id")), (i as f64 + 1.0, label as f64));
+            assert_eq!(number("score"), score);
+            // Four pixels of the photograph are one of the network's input.
+            let [x1, y1, x2, y2] = [0, 1, 2, 3].map(|a| 4.0 * corners[a]);
+            for (value, want) in entry["bbox"].as_array().unwrap().iter().zip([x1, y1, x2 - x1, y2 - y1]) {
+                assert!((value.as_f64().unwrap() - want).abs() < 1e-9, "{entry} {corners:?}");
+            }
+        }
+        let document = json(&std::fs::read_to_string(format!("{out}/{name}.json")).unwrap());
+        assert_eq!(document, secure["images"][i]);
+        assert_eq!(image::image_dimensions(format!("{out}/{name}-boxes.png")).unwrap(), (640, 480));
+    }
+    assert!(entries.next().is_none());
+}
+
+#[test]
+fn detectors_explain_themselves() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = detector(dir.path(), &[]);
+    let [picture, _] = pictures();
+    let text = ok(&["model", "check", &model, "--images", &format!("{DATA}/bccd")]);
+    assert!(text.contains("without a partner") && text.contains("logits and deltas"), "{text}");
+    assert!(ok(&["model", "inspect", &format!("{DATA}/bccd_frcnn_tiny")]).contains("32 proposals"));
+    assert!(fails(&["plan", &model, "--ring", "z64"]).contains("--ring rns"));
+    let missing =
+        fails(&["plain", &model, &picture, "--annotations", &format!("{DATA}/brain_mri"), "--quiet"]);
+    assert!(missing.contains("BloodImage_00007.xml"), "{missing}");
+
+    // One step is too few, and as many as boxes are enough.
+    let hasty = detector(dir.path(), &["--nms-steps", "1"]);
+    let text = ok(&["plain", &hasty, &picture]);
+    assert!(text.contains("larger --nms-steps"), "{text}");
+    let json: Value = serde_json::from_str(&ok(&["plain", &hasty, &picture, "--json"])).unwrap();
+    assert_eq!(json["result"]["settled"], false);
+    let patient = detector(dir.path(), &["--nms-steps", "65535"]);
+    let json: Value = serde_json::from_str(&ok(&["plain", &patient, &picture, "--json"])).unwrap();
+    assert_eq!(json["result"]["settled"], true);
+
+    let classifier = dir.path().join("mri.slm").to_str().unwrap().to_string();
+    let (onnx, scans) = (format!("{DATA}/brain_mri_cnn/model.onnx"), format!("{DATA}/brain_mri"));
+    let prepare = ["model", "prepare", &onnx, "--calibrate", &scans, "-o", &classifier];
+    assert!(fails(&[&prepare[..], &["--nms-steps", "3"]].concat()).contains("for detectors"));
+    ok(&prepare);
+    let coco = dir.path().join("coco.json").to_str().unwrap().to_string();
+    let scan = format!("{scans}/pituitary-p_230.jpg");
+    assert!(fails(&["plain", &classifier, &scan, "--coco", &coco]).contains("for detectors"));
 }

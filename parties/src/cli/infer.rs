@@ -13,6 +13,7 @@ use sharelens::{Client, Cluster, Error, Identity, Role, engine};
 use sharelens_models::Manifest;
 use sharelens_protocol::Server;
 
+use super::outputs::{Collector, Outputs};
 use super::{KeyArgs, Mode, RingName, Ui, model, result, show};
 
 #[derive(Debug, Args)]
@@ -29,9 +30,8 @@ pub struct Infer {
     /// Images.
     #[arg(required = true)]
     images: Vec<PathBuf>,
-    /// Where to write results, one JSON file per image.
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
     /// Where correlations come from.
     #[arg(long, value_enum, default_value_t)]
     mode: Mode,
@@ -52,6 +52,8 @@ pub struct Plain {
     /// Which arithmetic.
     #[arg(long, value_enum, default_value_t)]
     ring: RingName,
+    #[command(flatten)]
+    outputs: Outputs,
 }
 
 #[derive(Debug, Args)]
@@ -136,9 +138,7 @@ impl Infer {
         self.mode.check()?;
         let cluster = Cluster::load(&self.cluster)?;
         let identity = self.key.identity()?;
-        if let Some(out) = &self.out {
-            std::fs::create_dir_all(out).with_context(|| show(out))?;
-        }
+        let mut collector = Collector::new(&self.outputs, &self.images, ui)?;
         let link = match self.wan {
             Some(wan) => {
                 LinkConfig { rtt_ms: wan.rtt_ms.max(0.1), bandwidth_mbit: wan.mbit, ..LinkConfig::default() }
@@ -148,67 +148,54 @@ impl Infer {
         super::runtime()?.block_on(async {
             let client = connect(&cluster, identity, &link).await?;
             let all = tokio::select! {
-                all = self.all(&client, ui) => all,
+                all = self.all(&client, &mut collector, ui) => all,
                 _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
             };
             // Also after an error: the servers need not wait for a client that is gone.
             client.close().await;
-            print_all(ui, all?)
+            all?;
+            collector.finish()
         })
     }
 
-    async fn all(&self, client: &Client, ui: Ui) -> Result<Vec<Value>> {
-        let mut all = Vec::new();
+    async fn all(&self, client: &Client, collector: &mut Collector<'_>, ui: Ui) -> Result<()> {
         for image in &self.images {
             let done = infer(client, &self.model, self.version, image, ui).await?;
             let json = done.json(image)?;
             ui.say(format_args!("{}\n{}", show(image), result::words(&json["result"])));
             ui.say(result::cost_words(&json["cost"], false));
-            if let Some(out) = &self.out {
-                let file = out.join(image.file_stem().unwrap_or_default()).with_extension("json");
-                std::fs::write(&file, serde_json::to_string_pretty(&json)?).with_context(|| show(&file))?;
-            }
             if ui.quiet && !ui.json {
                 println!("{}", result::words(&json["result"]).trim());
             }
-            all.push(json);
+            collector.add(image, &done.manifest, &done.outputs, None, json)?;
         }
-        Ok(all)
+        Ok(())
     }
-}
-
-/// With `--json`: the document of one image, or a list of several.
-fn print_all(ui: Ui, mut all: Vec<Value>) -> Result<()> {
-    if ui.json {
-        let document = if all.len() == 1 { all.remove(0) } else { Value::Array(all) };
-        println!("{}", serde_json::to_string_pretty(&document)?);
-    }
-    Ok(())
 }
 
 impl Plain {
     pub fn run(self, ui: Ui) -> Result<()> {
         let prepared = model::load(&self.model)?;
-        let twin = prepared.twin(&model::arithmetic(&prepared, self.ring))?;
+        let twin = prepared.twin(&model::arithmetic(&prepared, self.ring)?)?;
         let manifest = twin.manifest();
-        let mut all = Vec::new();
+        let mut collector = Collector::new(&self.outputs, &self.images, ui)?;
         for image in &self.images {
             let input = model::input(manifest.config.preprocess.as_ref(), image)?;
             let (plain, float) = (twin.run(&input)?, prepared.float(&input)?);
-            let json = json!({
+            let mut json = json!({
                 "model": manifest.config.name,
                 "ring": result::ring(manifest),
                 "image": show(image),
                 "result": result::result(manifest, &plain)?,
                 "float": result::result(manifest, &float)?,
-                "max_abs_error": result::max_abs_error(&plain, &float),
             });
+            result::differ(&mut json, manifest, &plain, &float);
             if !ui.json {
                 println!("{}\n{}", show(image), result::words(&json["result"]));
             }
-            all.push(json);
+            collector.add(image, manifest, &plain, Some(&float), json)?;
         }
-        print_all(ui, all)
+        collector.finish()
     }
 }
 
@@ -218,7 +205,7 @@ impl Plan {
             bail!("--rtt must not be negative, and --mbit must be above 0");
         }
         let prepared = model::load(&self.model)?;
-        let manifest = prepared.manifest_for(&model::arithmetic(&prepared, self.ring))?;
+        let manifest = prepared.manifest_for(&model::arithmetic(&prepared, self.ring)?)?;
         let document = plan(&manifest, self.rtt, self.mbit)?;
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING).set_header([

@@ -10,7 +10,8 @@ use sharelens::control::ModelId;
 use sharelens::{Client, Cluster, Identity, Role, engine};
 use sharelens_models::config::Preprocess;
 use sharelens_models::image::Picture;
-use sharelens_models::{Arithmetic, Model, Options, Prepared};
+use sharelens_models::{Arithmetic, Inspection, Manifest, Model, Options, Prepared};
+use sharelens_ops::plain::Weights;
 
 use super::{KeyArgs, RingName, Ui, show};
 
@@ -18,7 +19,7 @@ use super::{KeyArgs, RingName, Ui, show};
 pub enum Command {
     /// Which operators are supported, parameters, multiplications.
     Inspect {
-        /// An ONNX model.
+        /// An ONNX model, or the directory of a detector.
         model: PathBuf,
     },
     /// Fold, quantise and choose moduli.
@@ -37,7 +38,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Prepare {
-    /// An ONNX model.
+    /// An ONNX model, or the directory of a detector: rpn.onnx, box_head.onnx and config.json.
     model: PathBuf,
     /// Its classes and preprocessing [default: config.json beside the model].
     #[arg(long, value_name = "FILE")]
@@ -54,13 +55,17 @@ pub struct Prepare {
     /// Numbers of moduli for comparisons and for scales, as 3,2 [default: the fewest that are good enough].
     #[arg(long, value_name = "K,L", value_parser = moduli)]
     moduli: Option<(usize, usize)>,
+    /// Steps of a detector's two suppressions of overlapping boxes; as many as boxes are always enough [default: as
+    /// config.json says, or 12].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    nms_steps: Option<u16>,
     /// File to write.
     #[arg(short, long)]
     output: PathBuf,
 }
 
 /// `K,L`.
-fn moduli(text: &str) -> Result<(usize, usize), String> {
+pub fn moduli(text: &str) -> Result<(usize, usize), String> {
     let pair = text.split_once(',').and_then(|(k, l)| Some((k.trim().parse().ok()?, l.trim().parse().ok()?)));
     pair.ok_or_else(|| format!("{text:?} is not of the form K,L"))
 }
@@ -100,10 +105,13 @@ pub fn load(file: &Path) -> Result<Prepared> {
 }
 
 /// The ring to run a prepared model in.
-pub fn arithmetic(prepared: &Prepared, ring: RingName) -> Arithmetic {
+pub fn arithmetic(prepared: &Prepared, ring: RingName) -> Result<Arithmetic> {
     match ring {
-        RingName::Rns => prepared.arithmetic().clone(),
-        RingName::Z64 => Arithmetic::Z64,
+        RingName::Rns => Ok(prepared.arithmetic().clone()),
+        RingName::Z64 if prepared.config().detection.is_some() => {
+            bail!("detectors need more than one scale, which --ring z64 has not: use --ring rns")
+        }
+        RingName::Z64 => Ok(Arithmetic::Z64),
     }
 }
 
@@ -135,7 +143,34 @@ pub fn inputs(preprocess: Option<&Preprocess>, dir: &Path) -> Result<Vec<Vec<f32
 }
 
 fn inspect(file: &Path, ui: Ui) -> Result<()> {
+    if file.is_dir() {
+        return inspect_detector(file, ui);
+    }
     let inspection = sharelens_models::inspect(file).with_context(|| show(file))?;
+    ui.result(&inspection, inspection_words(&inspection))
+}
+
+/// Both graphs, and whether they fit together.
+fn inspect_detector(dir: &Path, ui: Ui) -> Result<()> {
+    let (mut json, mut text) = (serde_json::Map::new(), String::new());
+    for name in ["rpn.onnx", "box_head.onnx"] {
+        let file = dir.join(name);
+        let inspection = sharelens_models::inspect(&file).with_context(|| show(&file))?;
+        text += &format!("{name}\n{}\n", inspection_words(&inspection));
+        json.insert(name.into(), serde_json::to_value(&inspection)?);
+    }
+    let model = Model::import(dir, None).with_context(|| show(dir))?;
+    if let Some(d) = &model.config().detection {
+        text += &format!(
+            "detector: the best {} anchors, {} proposals, at most {} detections; {} and {} steps of suppression",
+            d.rpn.before, d.rpn.after, d.head.detections, d.rpn.steps, d.head.steps
+        );
+        json.insert("detection".into(), serde_json::to_value(d)?);
+    }
+    ui.result(&json, text.trim_end())
+}
+
+fn inspection_words(inspection: &Inspection) -> String {
     let mut text = String::new();
     for (operator, count) in &inspection.operators {
         text += &format!("{count:>6}  {operator}\n");
@@ -149,12 +184,16 @@ fn inspect(file: &Path, ui: Ui) -> Result<()> {
             n.input, n.input_shape, n.parameters, n.macs
         );
     }
-    ui.result(&inspection, text.trim_end())
+    text.trim_end().into()
 }
 
 impl Prepare {
     fn run(self, ui: Ui) -> Result<()> {
-        let model = Model::import(&self.model, self.config.as_deref()).with_context(|| show(&self.model))?;
+        let mut model =
+            Model::import(&self.model, self.config.as_deref()).with_context(|| show(&self.model))?;
+        if let Some(steps) = self.nms_steps {
+            model.set_suppression_steps(steps.into()).with_context(|| show(&self.model))?;
+        }
         let samples = inputs(model.config().preprocess.as_ref(), &self.calibrate)?;
         let arithmetic = self.moduli.map(|(k, l)| Arithmetic::usual(k, l)).transpose()?;
         let options =
@@ -184,10 +223,26 @@ fn check(file: &Path, images: &Path, ui: Ui) -> Result<()> {
     let prepared = load(file)?;
     let inputs = inputs(prepared.config().preprocess.as_ref(), images)?;
     let check = sharelens_models::check(&prepared, &inputs)?;
+    let what = if check.detections.is_some() { " of logits and deltas" } else { "" };
     let mut text = format!(
-        "{} images: largest difference {:.6}, mean {:.6}",
+        "{} images: largest difference{what} {:.6}, mean {:.6}",
         check.inputs, check.max_error, check.mean_error
     );
+    if let (Some(agreement), Some(unsettled)) = (check.detections, check.unsettled) {
+        text += &format!(
+            "\ndetections scored {} or more: {} the same within {:.3} px and {:.5} in score, {} without a partner",
+            sharelens_models::check::CONFIDENT,
+            agreement.matched,
+            agreement.pixels,
+            agreement.score,
+            agreement.alone
+        );
+        if unsettled > 0 {
+            text += &format!(
+                "\nsuppression did not settle on {unsettled} images: prepare the model again with a larger --nms-steps"
+            );
+        }
+    }
     if let Some(same) = check.same_class {
         text += &format!("\nsame class: {same} of {}", check.inputs);
     }
@@ -216,13 +271,25 @@ pub async fn share(
     identity: std::sync::Arc<Identity>,
     ui: Ui,
 ) -> Result<()> {
-    let arithmetic = arithmetic(prepared, ring);
-    let manifest = prepared.manifest_for(&arithmetic)?;
-    let (seed, words) = engine::share_weights(&manifest, &prepared.quantised(&arithmetic)?)?;
-    let manifest = engine::encode_manifest(&manifest)?;
+    let arithmetic = arithmetic(prepared, ring)?;
+    let (manifest, weights) = (prepared.manifest_for(&arithmetic)?, prepared.quantised(&arithmetic)?);
+    upload(&manifest, &weights, cluster, id, identity, &LinkConfig::default(), ui).await
+}
+
+/// Splits the weights of a manifest and hands all to the nodes.
+pub async fn upload(
+    manifest: &Manifest,
+    weights: &[Weights],
+    cluster: &Cluster,
+    id: &ModelId,
+    identity: std::sync::Arc<Identity>,
+    link: &LinkConfig,
+    ui: Ui,
+) -> Result<()> {
+    let (seed, words) = engine::share_weights(manifest, weights)?;
+    let manifest = engine::encode_manifest(manifest)?;
     let bar = ui.progress(3 * manifest.len() as u64 + words.len() as u64 + 32, "sharing");
-    let link = LinkConfig::default();
-    let client = Client::connect(cluster, &Role::ALL, identity, &link, Patience::default()).await?;
+    let client = Client::connect(cluster, &Role::ALL, identity, link, Patience::default()).await?;
     let shared = client.share(id, manifest, &seed, words, |bytes| bar.inc(bytes)).await;
     client.close().await;
     bar.finish_and_clear();

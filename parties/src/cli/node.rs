@@ -56,7 +56,7 @@ pub fn run(command: Command, ui: Ui, log: Option<&str>) -> Result<()> {
 
 impl Init {
     fn run(self, ui: Ui) -> Result<()> {
-        let card = write(&self.dir, self.role, self.listen, self.public, self.name)?;
+        let card = write(&self.dir, &NodeConfig::new(self.role, self.listen), self.public, &self.name)?;
         let file = |name: String| show(&self.dir.join(name));
         let (word, config) = (self.role.word(), file("node.toml".into()));
         let (key, card_file) = (file(format!("{word}.key")), file(format!("{word}.card")));
@@ -73,14 +73,14 @@ impl Init {
 }
 
 /// Makes a node's files.
-pub fn write(dir: &Path, role: Role, listen: SocketAddr, public: String, name: String) -> Result<Card> {
+pub fn write(dir: &Path, config: &NodeConfig, public: String, name: &str) -> Result<Card> {
     std::fs::create_dir_all(dir).with_context(|| show(dir))?;
-    let config = NodeConfig::new(role, listen);
+    let role = config.role;
     let file = dir.join("node.toml");
     if file.exists() {
         bail!("{}: exists already and is not replaced", show(&file));
     }
-    let name = if name.is_empty() { role.to_string() } else { name };
+    let name = if name.is_empty() { role.to_string() } else { name.into() };
     let identity = Identity::generate()?;
     let card = Card { role, name, public, pin: identity.pin(), protocol: PROTOCOL_VERSION };
     card.check()?;

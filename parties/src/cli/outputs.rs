@@ -1,0 +1,154 @@
+//! Where results of several images go besides the terminal: files, COCO's format, average precision.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::{Value, json};
+use sharelens_models::Manifest;
+use sharelens_models::config::Config;
+use sharelens_models::detect::Detections;
+use sharelens_models::detect::precision::Truth;
+use sharelens_models::image::Picture;
+
+use super::{Ui, annotations, draw, result, show};
+
+#[derive(Debug, Args)]
+pub struct Outputs {
+    /// Where to write results: NAME.json for each image, and NAME-boxes.png if boxes were found in it.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// File for all boxes in COCO's result format, in pixels of the images.
+    #[arg(long, value_name = "FILE")]
+    coco: Option<PathBuf>,
+    /// Directory with NAME.xml (Pascal VOC) for each image: also print average precision at an overlap of 0.5.
+    #[arg(long, value_name = "DIR")]
+    annotations: Option<PathBuf>,
+}
+
+/// Takes the result of one image after the other.
+pub struct Collector<'a> {
+    to: &'a Outputs,
+    ui: Ui,
+    documents: Vec<Value>,
+    coco: Vec<Value>,
+    /// Of the model, once there is a result.
+    config: Option<Config>,
+    truth: Vec<Truth>,
+    found: Vec<Detections>,
+    /// By floats, where they are at hand.
+    float: Vec<Detections>,
+}
+
+impl<'a> Collector<'a> {
+    /// Nothing collected yet. Annotations of `images` are read, so that a missing one is noticed before any run.
+    pub fn new(to: &'a Outputs, images: &[PathBuf], ui: Ui) -> Result<Self> {
+        if let Some(dir) = &to.annotations {
+            images.iter().try_for_each(|image| annotations::check(dir, image))?;
+        }
+        if let Some(out) = &to.out {
+            std::fs::create_dir_all(out).with_context(|| show(out))?;
+        }
+        let (documents, coco, truth, found, float) = Default::default();
+        Ok(Self { to, ui, documents, coco, config: None, truth, found, float })
+    }
+
+    /// Takes one image's outputs and document.
+    pub fn add(
+        &mut self,
+        image: &Path,
+        manifest: &Manifest,
+        outputs: &[Vec<f64>],
+        float: Option<&[Vec<f64>]>,
+        json: Value,
+    ) -> Result<()> {
+        if self.ui.json
+            && let Some(warning) = result::warning(&json["result"])
+        {
+            tracing::warn!("{}: {warning}", show(image));
+        }
+        let found = result::detections(manifest, outputs);
+        if let Some(out) = &self.to.out {
+            let named = |end: &str| {
+                let mut name = image.file_stem().unwrap_or_default().to_os_string();
+                name.push(end);
+                out.join(name)
+            };
+            let file = named(".json");
+            std::fs::write(&file, serde_json::to_string_pretty(&json)?).with_context(|| show(&file))?;
+            if let Some(found) = &found {
+                boxes_picture(image, manifest, found, &named("-boxes.png"))?;
+            }
+        }
+        self.documents.push(json);
+        if self.to.coco.is_none() && self.to.annotations.is_none() {
+            return Ok(());
+        }
+        let found = found.context("--coco and --annotations are for detectors, and this model is none")?;
+        self.coco.extend(coco(self.documents.len(), image, &manifest.config, &found)?);
+        if let Some(dir) = &self.to.annotations {
+            self.truth.push(annotations::truth(dir, image, &manifest.config)?);
+            self.found.push(found);
+            self.float.extend(float.and_then(|float| result::detections(manifest, float)));
+        }
+        self.config = Some(manifest.config.clone());
+        Ok(())
+    }
+
+    /// Writes and prints what concerns all images. With `--json`: the document of one image, a list of several, or
+    /// with annotations an object with this list and the precision.
+    pub fn finish(mut self) -> Result<()> {
+        if let Some(file) = &self.to.coco {
+            std::fs::write(file, serde_json::to_string_pretty(&self.coco)?).with_context(|| show(file))?;
+            self.ui.say(format_args!("wrote {}", show(file)));
+        }
+        let mut document = if self.documents.len() == 1 && self.to.annotations.is_none() {
+            self.documents.remove(0)
+        } else {
+            Value::Array(self.documents)
+        };
+        if let (Some(config), Some(_)) = (&self.config, &self.to.annotations) {
+            document = json!({ "images": document });
+            let all = [("ap50", "AP at 0.5", &self.found), ("float_ap50", "in floats", &self.float)];
+            for (key, words, found) in all.into_iter().filter(|(.., found)| found.len() == self.truth.len()) {
+                document[key] = annotations::ap50(config, found, &self.truth);
+                if !self.ui.json {
+                    let images = self.truth.len();
+                    println!(
+                        "{words:<10} {}   ({images} images)",
+                        annotations::words(config, &document[key])
+                    );
+                }
+            }
+        }
+        if self.ui.json {
+            println!("{}", serde_json::to_string_pretty(&document)?);
+        }
+        Ok(())
+    }
+}
+
+/// Writes the image with boxes drawn into it.
+pub fn boxes_picture(image: &Path, manifest: &Manifest, found: &Detections, file: &Path) -> Result<()> {
+    let preprocess = manifest.config.preprocess.as_ref().context("this model does not take pictures")?;
+    draw::save(&Picture::load(image)?, preprocess.size, found, &manifest.config.classes, file)
+}
+
+/// Entries of COCO's result format. Images are numbered from 1 in the order given.
+fn coco(id: usize, image: &Path, config: &Config, found: &Detections) -> Result<Vec<Value>> {
+    let preprocess = config.preprocess.as_ref().context("this model does not take pictures")?;
+    let (columns, rows) = image::image_dimensions(image).with_context(|| show(image))?;
+    let [h, w] = preprocess.size;
+    let scale = [f64::from(columns) / w as f64, f64::from(rows) / h as f64];
+    let entry = |i: usize| {
+        let [x1, y1, x2, y2] = [0, 1, 2, 3].map(|a| found.boxes[i][a] * scale[a % 2]);
+        json!({
+            "image_id": id,
+            "file_name": image.file_name().map(|n| n.to_string_lossy()),
+            "category_id": found.labels[i],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": found.scores[i],
+        })
+    };
+    Ok((0..found.len()).map(entry).collect())
+}
