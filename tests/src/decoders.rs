@@ -130,16 +130,22 @@ pub fn rectifier() -> Manifest {
     let program = Program {
         input_shape: vec![1, 12],
         input_scale: 1024.0,
-        divisor: arithmetic.bounds().expect("usable moduli").divisor,
+        bounds: arithmetic.bounds().expect("usable moduli"),
         layers: vec![layer],
         outputs: vec![1],
     };
     Manifest {
         version: sharelens_models::manifest::VERSION,
-        config: Config { name: "rectifier".into(), task: Task::Other, classes: vec![], preprocess: None },
+        config: Config {
+            name: "rectifier".into(),
+            task: Task::Other,
+            classes: vec![],
+            preprocess: None,
+            detection: None,
+        },
         arithmetic,
         program,
-        outputs: vec![OutputInfo { name: "y".into(), shape: vec![1, 12], activation: None }],
+        outputs: vec![OutputInfo { name: "y".into(), shape: vec![1, 12], activation: None, columns: vec![] }],
     }
 }
 

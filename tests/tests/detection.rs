@@ -1,0 +1,207 @@
+//! A whole detector on shares, all parties in one process with the engine that nodes run: its result, its cost, and
+//! that nothing about its messages depends on the picture.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use sharelens::LocalCluster;
+use sharelens::engine::{encode_manifest, open_result, plan, runner, share_image, share_weights};
+use sharelens::local::Link;
+use sharelens::runner::{InputShare, Run, Runner, Sizes};
+use sharelens_models::detect::{Detections, Settings, compare};
+use sharelens_models::image::Picture;
+use sharelens_models::{Model, Options, Prepared, prepare};
+use sharelens_protocol::cost::Ledger;
+use sharelens_protocol::prg::Seed;
+use sharelens_protocol::{Channel, Error, Result, Server, Step};
+
+/// What a server sends and receives: in order, whether it was sent, where, and how long it is.
+type Transcript = Vec<(bool, Step, usize)>;
+
+/// The engine, writing down every message of the online phase.
+struct Tapped<R> {
+    engine: R,
+    seen: Arc<Mutex<[Transcript; 2]>>,
+}
+
+struct Tap<'a, C> {
+    channel: &'a mut C,
+    seen: Transcript,
+}
+
+impl<C: Channel> Channel for Tap<'_, C> {
+    async fn send(&mut self, step: Step, bytes: Vec<u8>) -> Result<()> {
+        self.seen.push((true, step, bytes.len()));
+        self.channel.send(step, bytes).await
+    }
+
+    async fn recv(&mut self, step: Step, len: usize) -> Result<Vec<u8>> {
+        let bytes = self.channel.recv(step, len).await?;
+        self.seen.push((false, step, bytes.len()));
+        Ok(bytes)
+    }
+}
+
+impl<R: Runner> Runner for Tapped<R> {
+    type Model = R::Model;
+    type Weights = R::Weights;
+    type Masks = R::Masks;
+    type Store = R::Store;
+
+    fn model(&self, manifest: &[u8]) -> Result<Self::Model, Error> {
+        self.engine.model(manifest)
+    }
+    fn sizes(&self, model: &Self::Model) -> Sizes {
+        self.engine.sizes(model)
+    }
+    async fn load<C: Channel>(
+        &self,
+        server: Server,
+        model: &Self::Model,
+        share: InputShare,
+        seed: &Seed,
+        context: &[u8],
+        peer: &mut C,
+    ) -> Result<Self::Weights, Error> {
+        self.engine.load(server, model, share, seed, context, peer).await
+    }
+    fn masks(&self, model: &Self::Model, seeds: &[Seed; 2], context: &[u8]) -> Result<Self::Masks, Error> {
+        self.engine.masks(model, seeds, context)
+    }
+    fn store(&self, model: &Self::Model, cap: usize) -> Self::Store {
+        self.engine.store(model, cap)
+    }
+    async fn prepare<C: Channel>(
+        &self,
+        run: Run<'_, Self>,
+        seed: &Seed,
+        helper: &mut C,
+    ) -> Result<(), Error> {
+        self.engine.prepare(inner(run), seed, helper).await
+    }
+    fn ready(&self, store: &Self::Store) -> Result<(), Error> {
+        self.engine.ready(store)
+    }
+    async fn online<C: Channel>(
+        &self,
+        run: Run<'_, Self>,
+        image: InputShare,
+        peer: &mut C,
+    ) -> Result<(Vec<u8>, Ledger), Error> {
+        let server = run.server;
+        let mut tap = Tap { channel: peer, seen: Vec::new() };
+        let done = self.engine.online(inner(run), image, &mut tap).await;
+        self.seen.lock().expect("nobody panicked")[server.index()] = tap.seen;
+        done
+    }
+    fn end(&self, store: &Self::Store) {
+        self.engine.end(store);
+    }
+    async fn deal<C: Channel>(
+        &self,
+        model: &Self::Model,
+        masks: &Self::Masks,
+        seeds: &[Seed; 2],
+        context: &[u8],
+        server1: &mut C,
+    ) -> Result<(), Error> {
+        self.engine.deal(model, masks, seeds, context, server1).await
+    }
+}
+
+fn inner<R: Runner>(run: Run<'_, Tapped<R>>) -> Run<'_, R> {
+    let Run { server, model, weights, store, context } = run;
+    Run { server, model, weights, store, context }
+}
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/data")
+}
+
+fn smear(model: &Model, name: &str) -> Vec<f32> {
+    let file = data().join("bccd_frcnn/pictures").join(name).with_extension("png");
+    model.input(&Picture::load(&file).expect("shipped")).expect("of the right size")
+}
+
+/// A detector, prepared on a picture, and that picture.
+fn detector(name: &str) -> (Prepared, Vec<f32>) {
+    let model = Model::import(&data().join(name), None).expect("it is supported");
+    let input = smear(&model, "BloodImage_00062");
+    let (prepared, _) = prepare(&model, std::slice::from_ref(&input), &Options::default()).expect("fits");
+    (prepared, input)
+}
+
+#[test]
+fn nothing_but_the_result_depends_on_the_picture() {
+    let (prepared, full) = detector("bccd_frcnn_tiny");
+    let manifest = prepared.manifest().expect("it fits");
+    let weights = prepared.quantised(prepared.arithmetic()).expect("they fit");
+    let (seed, words) = share_weights(&manifest, &weights).expect("they are its own");
+    let bytes = encode_manifest(&manifest).expect("it is short");
+    let seen = Arc::<Mutex<[Transcript; 2]>>::default();
+    let tapped = Tapped { engine: runner(), seen: seen.clone() };
+    let cluster = LocalCluster::start(tapped, Link::new(1.0, 1e5), &bytes, seed, &words).expect("loads");
+    let stride = prepared.config().detection.as_ref().expect("a detector").stride;
+    let twin = prepared.twin(prepared.arithmetic()).expect("it fits");
+    // One colour all over, in which the detector sees nothing.
+    let colours = [-4.0f32, 0.0, 2.0, 4.0, -8.0, -2.0];
+    let blank = |v: f32| vec![v; full.len()];
+    let sees = |input: &[f32]| Detections::from_rows(&twin.run(input).expect("in range")[0], stride).len();
+    let empty = colours.map(blank).into_iter().find(|p| sees(p) == 0).expect("a picture without cells");
+
+    let mut transcripts = Vec::new();
+    let mut counts = Vec::new();
+    for input in [&full, &empty] {
+        let run = cluster.run(&share_image(&manifest, input).expect("fits")).expect("runs");
+        let [a, b] = &run.outputs;
+        let found = open_result(&manifest, [a, b]).expect("opens");
+        let plain = twin.run(input).expect("in range");
+        let [found_list, plain_list] = [&found, &plain].map(|o| Detections::from_rows(&o[0], stride));
+        let agreement = compare(&found_list, &plain_list, 0.5);
+        assert_eq!(agreement.alone, 0, "{agreement:?}");
+        assert!(agreement.pixels < 0.1 && agreement.score < 2e-3, "{agreement:?}");
+        counts.push(found_list.len());
+
+        // What is measured is what was planned, layer by layer and to the byte.
+        for ledger in &run.ledgers {
+            let planned = plan(&manifest).expect("planned before");
+            for (layer, cost) in &planned {
+                let sent = ledger.entries().find(|(i, _)| i == layer).map(|(_, e)| e.sent);
+                assert_eq!(
+                    sent.map(|s| (s.rounds, s.bytes)),
+                    Some((cost.rounds, cost.bytes)),
+                    "layer {layer}"
+                );
+            }
+        }
+        transcripts.push(std::mem::take(&mut *seen.lock().expect("nobody panicked")));
+    }
+    assert!(counts[0] > 10 && counts[1] == 0, "a smear and nothing: {counts:?}");
+    assert!(transcripts[0].iter().all(|t| t.len() > 400));
+    assert_eq!(transcripts[0], transcripts[1], "messages differ between a full picture and an empty one");
+}
+
+#[test]
+fn rounds_behind_the_backbone_follow_the_formula() {
+    for name in ["bccd_frcnn", "bccd_frcnn_tiny"] {
+        let text = std::fs::read_to_string(data().join(name).join("config.json")).expect("shipped");
+        let settings = Settings::parse(&text).expect("shipped");
+        let (prepared, _) = detector(name);
+        let manifest = prepared.manifest().expect("it fits");
+        let layers = &manifest.program.layers;
+        let start = layers.iter().position(|l| l.name == "rpn.top").expect("a detector") as u32;
+        let planned = plan(&manifest).expect("it fits");
+        let found: u64 = planned.iter().filter(|(i, _)| **i >= start).map(|(_, c)| c.rounds).sum();
+        let sharelens_models::program::Instruction::Detect { stage, .. } = &layers[start as usize].op else {
+            panic!("not a stage")
+        };
+        let sharelens_models::program::detect::Stage::TopAnchors(top) = &**stage else {
+            panic!("not the anchors")
+        };
+        let levels = top.levels.len() as u64;
+        let steps = (settings.rpn.steps + settings.head.steps) as u64;
+        // PROTOCOLS.md, "Detection".
+        assert_eq!(found, 133 + 4 * levels + 5 * steps, "{name}");
+        assert!(found <= 400, "{name}");
+    }
+}
