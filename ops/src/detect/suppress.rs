@@ -120,9 +120,9 @@ impl Suppress {
 
         // min(high) - max(low) along each axis, at least zero.
         let mut inner = Vec::new();
-        for axis in 0..2 {
+        for (axis, reach) in reach.iter().enumerate() {
             let (low, high) = (part(e, 2 * axis * p, p), part(e, (2 * axis + 1) * p, p));
-            let v = e.sub(&reach[axis], &low);
+            let v = e.sub(reach, &low);
             inner.push(e.sub(&v, &high));
         }
         let inner = join(e, &inner.iter().collect::<Vec<_>>());
