@@ -12,6 +12,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 const SIX: [u8; 6] = [255, 253, 251, 247, 241, 239];
+/// Those and the next.
+const SEVEN: [u8; 7] = [255, 253, 251, 247, 241, 239, 233];
 
 fn residues(rng: &mut StdRng, m: u8, len: usize) -> Vec<u8> {
     (0..len).map(|_| rng.random_range(0..m)).collect()
@@ -52,16 +54,26 @@ fn convolutions(c: &mut Criterion) {
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Elements(conv.macs()));
         for isa in Isa::available() {
-            let channels: Vec<_> = SIX
+            let channels: Vec<_> = SEVEN
                 .iter()
                 .map(|&m| {
-                    let w = PackedWeights::pack(isa, &conv, m, &residues(rng, m, conv.weight_len()));
+                    let weights = residues(rng, m, conv.weight_len());
+                    let w = [PackedWeights::pack, PackedWeights::pack_direct]
+                        .map(|pack| pack(isa, &conv, m, &weights));
                     (m, residues(rng, m, conv.in_len()), w, residues(rng, m, conv.out_len()))
                 })
                 .collect();
-            for (label, range) in [("one", 2..3), ("six", 0..6)] {
+            let labels = [
+                ("direct", 2..3, 1),
+                ("one", 2..3, 0),
+                ("255", 0..1, 0),
+                ("six direct", 0..6, 1),
+                ("six", 0..6, 0),
+                ("six below 255", 1..7, 0),
+            ];
+            for (label, range, packed) in labels {
                 let mut channels: Vec<_> =
-                    channels[range].iter().map(|(m, x, w, acc)| (*m, x, w, acc.clone())).collect();
+                    channels[range].iter().map(|(m, x, w, acc)| (*m, x, &w[packed], acc.clone())).collect();
                 group.bench_function(BenchmarkId::new(label, format!("{isa:?}")), |b| {
                     pool.install(|| {
                         b.iter(|| {

@@ -17,6 +17,7 @@ mod rescale;
 mod residue;
 #[cfg(test)]
 mod tests;
+mod winograd;
 mod words;
 mod z64;
 

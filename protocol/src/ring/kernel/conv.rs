@@ -156,13 +156,13 @@ impl Runs {
 }
 
 /// Ranges of vectors, as even as possible so that no block is left with one lonely vector.
-fn blocks(channels: usize, lanes: usize, max_v: usize) -> impl Fn(usize) -> Range<usize> {
+pub(super) fn blocks(channels: usize, lanes: usize, max_v: usize) -> impl Fn(usize) -> Range<usize> {
     let vectors = channels.div_ceil(lanes);
     let count = vectors.div_ceil(max_v);
     move |i| i * vectors / count..(i + 1) * vectors / count
 }
 
-fn block_count(channels: usize, lanes: usize, max_v: usize) -> usize {
+pub(super) fn block_count(channels: usize, lanes: usize, max_v: usize) -> usize {
     channels.div_ceil(lanes).div_ceil(max_v)
 }
 
@@ -240,7 +240,7 @@ pub(super) fn tasks(conv: &Conv, row_bytes: usize, units: usize) -> Vec<Task> {
 }
 
 /// Runs every task, on the current pool if there are several.
-pub(super) fn for_each(tasks: &[Task], run: impl Fn(&Task) + Sync + Send) {
+pub(super) fn for_each<T: Sync>(tasks: &[T], run: impl Fn(&T) + Sync + Send) {
     if tasks.len() > 1 && rayon::current_num_threads() > 1 {
         tasks.par_iter().for_each(&run);
     } else {

@@ -1,6 +1,7 @@
 //! Convolution of one residue channel: packed weights and the choice of a kernel.
 
-use super::conv::{self, Packed, Shape};
+use super::conv::{self, Micro, Packed, Shape};
+use super::winograd::{self, Points};
 use super::{Conv, Isa, depthwise, portable};
 
 #[cfg(target_arch = "x86_64")]
@@ -11,16 +12,30 @@ pub struct PackedWeights {
     isa: Isa,
     m: u8,
     shape: Shape,
+    points: Option<Points>,
     packed: Packed,
 }
 
 impl PackedWeights {
     /// Packs residues `w` in `[0, m)`, `[c_out, kh, kw, c_in / groups]`, for convolutions of this kernel,
-    /// channels, groups and column dilation; images, stride and padding may differ later.
+    /// channels, groups, stride and column dilation; images and padding may differ later. Where
+    /// minimal filtering pays, weights are transformed for it and take four to five and a half times the memory.
     ///
     /// # Panics
     /// If the convolution is not valid, `w` has another length, or `m < 2`.
     pub fn pack(isa: Isa, conv: &Conv, m: u8, w: &[u8]) -> Self {
+        Self::pack_as(isa, conv, m, w, Points::choose(conv, m))
+    }
+
+    /// The same for a sum over all taps, whatever pays: to compare with.
+    ///
+    /// # Panics
+    /// As [`PackedWeights::pack`].
+    pub fn pack_direct(isa: Isa, conv: &Conv, m: u8, w: &[u8]) -> Self {
+        Self::pack_as(isa, conv, m, w, None)
+    }
+
+    fn pack_as(isa: Isa, conv: &Conv, m: u8, w: &[u8], points: Option<Points>) -> Self {
         assert!(m >= 2, "no residues modulo {m}");
         assert!(conv.is_valid() && w.len() == conv.weight_len(), "weights do not fit the convolution");
         let isa = isa.usable();
@@ -31,12 +46,25 @@ impl PackedWeights {
             Isa::Avx512 if shape.is_depthwise() => depthwise::pack_by_four(conv, w, map),
             _ if shape.is_depthwise() => depthwise::pack(conv, w, map),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => conv::pack::<avx512::Residue, _>(conv, w, map),
+            Isa::Avx512 => pack_for::<avx512::Residue>(points, conv, m, w, map),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => conv::pack::<avx2::Residue, _>(conv, w, map),
-            _ => conv::pack::<portable::Residue, _>(conv, w, |v| i16::from(map(v))),
+            Isa::Avx2 => pack_for::<avx2::Residue>(points, conv, m, w, map),
+            _ => pack_for::<portable::Residue>(points, conv, m, w, |v| i16::from(map(v))),
         };
-        Self { isa, m, shape, packed }
+        Self { isa, m, shape, points, packed }
+    }
+}
+
+fn pack_for<M: Micro>(
+    points: Option<Points>,
+    conv: &Conv,
+    m: u8,
+    w: &[u8],
+    map: impl Fn(u8) -> M::W,
+) -> Packed {
+    match points {
+        Some(points) => winograd::pack::<M>(points, conv, m, w, map),
+        None => conv::pack::<M, _>(conv, w, map),
     }
 }
 
@@ -58,10 +86,28 @@ pub fn conv_accumulate(isa: Isa, conv: &Conv, m: u8, x: &[u8], w: &PackedWeights
     unsafe {
         match w.isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => conv::accumulate(&avx512::Residue::new(m), conv, x, &w.packed, acc),
+            Isa::Avx512 => accumulate_by(&avx512::Residue::new(m), conv, x, w, acc),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => conv::accumulate(&avx2::Residue::new(m), conv, x, &w.packed, acc),
-            _ => conv::accumulate(&portable::Residue::new(m), conv, x, &w.packed, acc),
+            Isa::Avx2 => accumulate_by(&avx2::Residue::new(m), conv, x, w, acc),
+            _ => accumulate_by(&portable::Residue::new(m), conv, x, w, acc),
+        }
+    }
+}
+
+/// # Safety
+/// The processor has `w.isa`, which `micro` is for, with the modulus of `w`; `conv` has the shape of `w`.
+unsafe fn accumulate_by<M: Micro<In = u8, Acc = u8>>(
+    micro: &M,
+    conv: &Conv,
+    x: &[u8],
+    w: &PackedWeights,
+    acc: &mut [u8],
+) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        match w.points {
+            Some(points) => winograd::accumulate(w.isa, micro, points, conv, w.m, x, &w.packed, acc),
+            None => conv::accumulate(micro, conv, x, &w.packed, acc),
         }
     }
 }

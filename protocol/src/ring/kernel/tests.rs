@@ -130,6 +130,66 @@ fn word_convolution_is_exact_on_random_geometries() {
     }
 }
 
+/// Shapes that minimal filtering takes: tiles cut off, any padding, channels around vectors and units.
+#[test]
+fn filtered_convolution_is_exact_on_random_geometries() {
+    for seed in 2000..2024 {
+        let rng = &mut rng(seed);
+        let mut pick = |choices: &[usize]| choices[rng.random_range(0..choices.len())];
+        let conv = Conv {
+            n: pick(&[1, 1, 2]),
+            h: pick(&[13, 14, 15, 16, 17]),
+            w: pick(&[15, 16, 17, 18]),
+            c_in: pick(&[32, 33, 35, 38, 48]),
+            c_out: pick(&[32, 33, 40, 47, 65]),
+            kernel: [3, 3],
+            stride: [1, 1],
+            pad: [pick(&[0, 1, 2]), pick(&[0, 1, 2]), pick(&[1, 2, 3]), pick(&[0, 1, 2])],
+            dilation: [1, 1],
+            groups: 1,
+        };
+        for m in [255, 253, [7, 11, 251, 247, 241, 239, 233, 229][rng.random_range(0..8)]] {
+            assert!(winograd::Points::choose(&conv, m).is_some(), "seed {seed} {conv:?}");
+            check_residues(&conv, m, rng, &format!("seed {seed}"));
+        }
+    }
+}
+
+/// More channels and pixels than a block of tiles, a unit or a band hold, against the sum over taps.
+#[test]
+fn filtering_agrees_with_the_sum_over_taps() {
+    let base = Conv {
+        n: 1,
+        h: 57,
+        w: 54,
+        c_in: 64,
+        c_out: 80,
+        kernel: [3, 3],
+        stride: [1, 1],
+        pad: [1; 4],
+        dilation: [1, 1],
+        groups: 1,
+    };
+    let wide = Conv { n: 2, h: 12, w: 15, c_in: 516, c_out: 200, ..base };
+    let long = Conv { h: 8, w: 24, c_in: 6144, c_out: 33, ..base };
+    for (seed, conv) in [base, wide, long, Conv { pad: [0, 2, 1, 3], ..base }].into_iter().enumerate() {
+        let rng = &mut rng(seed as u64);
+        let moduli = std::iter::once((seed as u8 * 2) | 129).chain([255, 253, 247, 229]);
+        for m in moduli.take(if conv == long { 3 } else { 5 }) {
+            let (x, w) = (residues(rng, m, conv.in_len()), residues(rng, m, conv.weight_len()));
+            let before = residues(rng, m, conv.out_len());
+            let isa = Isa::detect();
+            let [direct, filtered] = [PackedWeights::pack_direct, PackedWeights::pack].map(|pack| {
+                let mut acc = before.clone();
+                conv_accumulate(isa, &conv, m, &x, &pack(isa, &conv, m, &w), &mut acc);
+                acc
+            });
+            assert!(winograd::Points::choose(&conv, m).is_some());
+            assert!(direct == filtered, "seed {seed} m={m} {conv:?}");
+        }
+    }
+}
+
 /// Around the sizes of blocks and chunks.
 #[test]
 fn dense_layers_of_every_size() {
@@ -200,6 +260,8 @@ fn threads_do_not_change_results() {
         Conv::dense(1, 4000, 300),
         Conv::dense(5000, 20, 30),
         Conv { n: 1, h: 4, w: 3, c_in: 300, c_out: 200, ..base },
+        Conv { c_in: 40, ..base },
+        Conv { n: 1, h: 13, w: 15, c_in: 68, c_out: 200, ..base },
     ];
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("threads");
     let single = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
