@@ -132,15 +132,14 @@ impl Filter<6> for Six {
     unsafe fn output<W: Words>(p: [W; 6]) -> [W; OUT] {
         // SAFETY: the caller's promise.
         unsafe {
-            let twice = |v: W| v.add(v);
             let (s, t) = (p[1].add(p[2]), p[1].sub(p[2]));
-            let (a2, b2) = (twice(p[3]), twice(p[4]));
-            let (a4, b4) = (twice(a2), twice(b2));
+            let (a2, b2) = (p[3].add(p[3]), p[4].add(p[4]));
+            let (a4, b4) = (a2.add(a2), b2.add(b2));
             [
-                p[0].add(s).add(p[3]).add(twice(b4)),
+                p[0].add(s).add(p[3]).add(b4.add(b4)),
                 t.add(a2).sub(b4),
                 s.add(a4).add(b2),
-                t.add(twice(a4)).sub(p[4]).add(p[5]),
+                t.add(a4.add(a4)).sub(p[4]).add(p[5]),
             ]
         }
     }
@@ -574,7 +573,10 @@ unsafe fn input<W: Words, F: Filter<N>, const N: usize>(
                 let src = from.bytes.as_ptr().add(y * OUT * from.pitch + x * OUT * from.step + c);
                 let mut columns = [[bias; IN]; N];
                 for j in 0..IN {
-                    let d = std::array::from_fn(|i| W::load(src.add(i * from.pitch + j * from.step)));
+                    let mut d = [bias; IN];
+                    for (i, d) in d.iter_mut().enumerate() {
+                        *d = W::load(src.add(i * from.pitch + j * from.step));
+                    }
                     for (columns, v) in columns.iter_mut().zip(F::input(d)) {
                         columns[j] = v;
                     }
@@ -607,27 +609,31 @@ unsafe fn output<W: Words, F: Filter<N>, const N: usize>(m: u8, sums: &[u8], blo
                 let src = sums.as_ptr().add(t * UNIT + c);
                 let mut columns = [[bias; N]; OUT];
                 for j in 0..N {
-                    let p = std::array::from_fn(|i| W::load(src.add((i * N + j) * plane)));
+                    let mut p = [bias; N];
+                    for (i, p) in p.iter_mut().enumerate() {
+                        *p = W::load(src.add((i * N + j) * plane));
+                    }
                     for (columns, v) in columns.iter_mut().zip(F::output(p)) {
                         columns[j] = v;
                     }
                 }
                 let count = (to.channels - c).min(W::LANES);
-                let columns = columns.into_iter().take(to.size[0] - y);
-                for (i, columns) in columns.enumerate() {
-                    let outputs = F::output(columns).into_iter().take(to.size[1] - x);
-                    for (j, v) in outputs.enumerate() {
+                for (i, columns) in columns.into_iter().enumerate() {
+                    for (j, v) in F::output(columns).into_iter().enumerate() {
+                        if y + i >= to.size[0] || x + j >= to.size[1] {
+                            continue;
+                        }
                         let acc = to.acc.add(((y + i) * to.size[1] + x + j) * to.step + c);
-                        let sum = |acc: *mut u8| {
-                            modulus.once(modulus.lazy(v.add(bias).add(W::load(acc)))).store(acc);
-                        };
-                        if count == W::LANES {
-                            sum(acc);
-                        } else {
-                            let mut part = [0; UNIT];
-                            std::ptr::copy_nonoverlapping(acc, part.as_mut_ptr(), count);
-                            sum(part.as_mut_ptr());
-                            std::ptr::copy_nonoverlapping(part.as_ptr(), acc, count);
+                        let mut part = [0; UNIT];
+                        let mut place = acc;
+                        if count < W::LANES {
+                            place = part.as_mut_ptr();
+                            std::ptr::copy_nonoverlapping(acc, place, count);
+                        }
+                        let sum = v.add(bias).add(W::load(place));
+                        modulus.once(modulus.lazy(sum)).store(place);
+                        if count < W::LANES {
+                            std::ptr::copy_nonoverlapping(place, acc, count);
                         }
                     }
                 }
