@@ -19,17 +19,26 @@ pub(super) struct Residue {
     bias: u32,
     /// Balanced `2^(8i) mod m` for the bytes of the sum, and a multiple of `m` above what they subtract.
     first: (i32, u32),
-    /// The same for the bytes of that.
-    second: (i32, u32),
+    /// The same for the bytes of that, where it does not fit a word.
+    second: Option<(i32, u32)>,
     magic: u16,
 }
 
 impl Residue {
     pub(super) fn new(m: u8) -> Self {
-        let bias = multiple_above(Self::CHUNK as u32 * MAX_PRODUCT, m);
-        let max = bias + Self::CHUNK as u32 * MAX_PRODUCT;
-        let (first, max) = fold(m, max);
-        let (second, max) = fold(m, max);
+        Self::for_sums(m, Self::CHUNK)
+    }
+
+    /// The same for sums of at most `products`, up to `CHUNK`: fewer have less to fold.
+    pub(super) fn for_sums(m: u8, products: usize) -> Self {
+        let largest = products.min(Self::CHUNK) as u32 * MAX_PRODUCT;
+        let bias = multiple_above(largest, m);
+        let (first, mut max) = fold(m, bias + largest);
+        let mut second = None;
+        if max >= 1 << 16 {
+            let (constants, folded) = fold(m, max);
+            (second, max) = (Some(constants), folded);
+        }
         assert!(max < 1 << 16);
         Self { m, bias, first, second, magic: magic16(m) }
     }
@@ -85,12 +94,59 @@ impl Micro for Residue {
                 1: 1 2 3 4 5 6 7 8, 2: 1 2 3 4 5 6 7 8, 3: 1 2 3 4 5 6 7 8, 4: 1 2 3 4 5 6)
         }
     }
+
+    unsafe fn product(&self, t: &Tile<'_, Self>, ahead: *const i8) {
+        // SAFETY: the caller's promises are those of `product_tile`.
+        unsafe {
+            monomorphise!(t => product_tile(t, self, ahead);
+                1: 1 2 3 4 5 6 7 8, 2: 1 2 3 4 5 6 7 8, 3: 1 2 3 4 5 6 7 8, 4: 1 2 3 4 5 6)
+        }
+    }
 }
 
 /// # Safety
 /// As [`Micro::tile`], with `P` pixels and `V` vectors.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn residue_tile<const P: usize, const V: usize>(t: &Tile<'_, Residue>, c: &Residue) {
+    // SAFETY: the caller's promises.
+    let mut out = unsafe { sums::<P, V, false>(t, c, t.w) };
+    let mask = u64::MAX >> (64 - t.channels);
+    // All loads before the first store: a masked load behind a masked store to its neighbour would wait for it.
+    for (p, out) in out.iter_mut().enumerate() {
+        // SAFETY: the mask selects `t.channels` bytes, which the caller lends.
+        let old = unsafe { _mm512_maskz_loadu_epi8(mask, t.acc.add(p * t.stride).cast()) };
+        *out = add_mod(*out, old, c.m);
+    }
+    for (p, &out) in out.iter().enumerate() {
+        // SAFETY: as above.
+        unsafe { _mm512_mask_storeu_epi8(t.acc.add(p * t.stride).cast(), mask, out) };
+    }
+}
+
+/// # Safety
+/// As [`Micro::product`], with `P` pixels and `V` vectors.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn product_tile<const P: usize, const V: usize>(t: &Tile<'_, Residue>, c: &Residue, ahead: *const i8) {
+    // SAFETY: the caller's promises.
+    let out = unsafe { sums::<P, V, true>(t, c, ahead) };
+    let mask = u64::MAX >> (64 - t.channels);
+    for (p, &out) in out.iter().enumerate() {
+        // SAFETY: the mask selects `t.channels` bytes, which the caller lends.
+        unsafe { _mm512_mask_storeu_epi8(t.acc.add(p * t.stride).cast(), mask, out) };
+    }
+}
+
+/// Residues of the products of one tile. With `AHEAD` asks for two lines of memory per k-group from `ahead` on.
+///
+/// # Safety
+/// As [`Micro::tile`], with `P` pixels and `V` vectors, except that the accumulator is not touched.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn sums<const P: usize, const V: usize, const AHEAD: bool>(
+    t: &Tile<'_, Residue>,
+    c: &Residue,
+    mut ahead: *const i8,
+) -> [__m512i; P] {
     let mut sum = [[_mm512_set1_epi32(c.bias as i32); V]; P];
     let mut w = t.w;
     for s in t.segments {
@@ -106,6 +162,14 @@ unsafe fn residue_tile<const P: usize, const V: usize>(t: &Tile<'_, Residue>, c:
                 *row = unsafe { _mm512_load_si512(w.add(64 * v).cast()) };
             }
             w = w.wrapping_add(64 * V);
+            if AHEAD {
+                // SAFETY: a prefetch has no effect but on time, wherever it points.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T1>(ahead);
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64));
+                }
+                ahead = ahead.wrapping_add(128);
+            }
             for (x, sum) in x.iter().zip(&mut sum) {
                 // SAFETY: `k < s.groups`, four elements each.
                 let x = _mm512_set1_epi32(unsafe { x.add(4 * k).cast::<i32>().read_unaligned() });
@@ -115,23 +179,13 @@ unsafe fn residue_tile<const P: usize, const V: usize>(t: &Tile<'_, Residue>, c:
             }
         }
     }
-    let mask = u64::MAX >> (64 - t.channels);
     let mut out = [_mm512_setzero_si512(); P];
     for (out, sum) in out.iter_mut().zip(&sum) {
         let mut four = [_mm512_setzero_si512(); 4];
         four[..V].copy_from_slice(sum);
         *out = residues(c, four, V);
     }
-    // All loads before the first store: a masked load behind a masked store to its neighbour would wait for it.
-    for (p, out) in out.iter_mut().enumerate() {
-        // SAFETY: the mask selects `t.channels` bytes, which the caller lends.
-        let old = unsafe { _mm512_maskz_loadu_epi8(mask, t.acc.add(p * t.stride).cast()) };
-        *out = add_mod(*out, old, c.m);
-    }
-    for (p, &out) in out.iter().enumerate() {
-        // SAFETY: as above.
-        unsafe { _mm512_mask_storeu_epi8(t.acc.add(p * t.stride).cast(), mask, out) };
-    }
+    out
 }
 
 /// Reduces `vectors` of four biased sums to residues in order.
@@ -148,8 +202,12 @@ pub(super) fn residues(c: &Residue, sum: [__m512i; 4], vectors: usize) -> __m512
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn residues_interleaved(c: &Residue, mut sum: [__m512i; 4], vectors: usize) -> __m512i {
     for sum in &mut sum[..vectors] {
-        let v = _mm512_dpbusd_epi32(splat(c.first.1), *sum, splat(c.first.0 as u32));
-        *sum = _mm512_dpbusd_epi32(splat(c.second.1), v, splat(c.second.0 as u32));
+        *sum = _mm512_dpbusd_epi32(splat(c.first.1), *sum, splat(c.first.0 as u32));
+    }
+    if let Some((factors, offset)) = c.second {
+        for sum in &mut sum[..vectors] {
+            *sum = _mm512_dpbusd_epi32(splat(offset), *sum, splat(factors as u32));
+        }
     }
     let low = reduce_words(c, _mm512_packus_epi32(sum[0], sum[1]));
     let high = if vectors > 2 { reduce_words(c, _mm512_packus_epi32(sum[2], sum[3])) } else { low };

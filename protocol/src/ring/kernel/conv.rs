@@ -58,6 +58,21 @@ pub(super) trait Micro: Sync {
     /// `LANES * GROUP` elements are a multiple of that; `acc + p * stride` is readable and
     /// writable for `channels` elements, and nobody else touches those.
     unsafe fn tile(&self, tile: &Tile<'_, Self>);
+
+    /// Stores the products of one tile as what an accumulator of zeros would become, and may ask for
+    /// memory from `ahead` on, which need not be valid.
+    ///
+    /// # Safety
+    /// As for `tile`.
+    unsafe fn product(&self, tile: &Tile<'_, Self>, ahead: *const Self::W) {
+        let _ = ahead;
+        for p in 0..tile.pixels {
+            // SAFETY: the caller lends `channels` elements of each pixel; zeros are valid, as for all `Pod`.
+            unsafe { tile.acc.add(p * tile.stride).write_bytes(0, tile.channels) };
+        }
+        // SAFETY: the caller's promises.
+        unsafe { self.tile(tile) }
+    }
 }
 
 /// The operands of one tile.

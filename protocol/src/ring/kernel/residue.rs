@@ -81,12 +81,14 @@ pub fn conv_accumulate(isa: Isa, conv: &Conv, m: u8, x: &[u8], w: &PackedWeights
     if w.shape.is_depthwise() {
         return depthwise::accumulate(isa, conv, m, x, &w.packed, acc);
     }
+    let taps = if w.points.is_some() { 1 } else { conv.kernel[0] * conv.kernel[1] };
+    let products = taps * (conv.c_in / conv.groups);
     // SAFETY: `w.isa` went through `usable` when packing, so the processor has it; the weights were packed
     // by the same arm of `pack` and the shapes were just compared.
     unsafe {
         match w.isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => accumulate_by(&avx512::Residue::new(m), conv, x, w, acc),
+            Isa::Avx512 => accumulate_by(&avx512::Residue::for_sums(m, products), conv, x, w, acc),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => accumulate_by(&avx2::Residue::new(m), conv, x, w, acc),
             _ => accumulate_by(&portable::Residue::new(m), conv, x, w, acc),

@@ -384,7 +384,6 @@ pub(super) unsafe fn accumulate<M: Micro<In = u8, Acc = u8>>(
                 for unit in task.units.clone().map(|i| unit(conv, i)) {
                     let lanes = unit.len().next_multiple_of(16);
                     let weights = &weights[unit.start * per_lane * products..][..lanes * per_lane * products];
-                    sums[..products * block.count * UNIT].fill(0);
                     for (element, weights) in weights.chunks_exact(lanes * per_lane).enumerate() {
                         let inputs = &inputs[element * block.count * row..][..block.count * row + 64];
                         let sums = &mut sums[element * block.count * UNIT..][..block.count * UNIT];
@@ -451,7 +450,7 @@ unsafe fn multiply<M: Micro<In = u8, Acc = u8>>(
             // the block start at whole vectors in weights aligned to 64 bytes and were checked to be that long;
             // `channels` fit a row of sums, which nobody else has.
             unsafe {
-                micro.tile(&Tile::<M> {
+                let tile = Tile::<M> {
                     x: std::array::from_fn(|p| x.as_ptr().add((start + p.min(pixels - 1)) * row)),
                     pixels,
                     segments: &segments,
@@ -460,7 +459,10 @@ unsafe fn multiply<M: Micro<In = u8, Acc = u8>>(
                     acc: sums.as_mut_ptr().add(start * UNIT + first),
                     stride: UNIT,
                     channels: width.min(channels - first),
-                });
+                };
+                // The next block's weights, half with each of the first two tiles.
+                let next = width * per_lane * (2 + (start / limit).min(1)) / 2;
+                micro.product(&tile, tile.w.wrapping_add(next));
             }
         }
     }
@@ -577,13 +579,13 @@ unsafe fn input<W: Words, F: Filter<N>, const N: usize>(
                     for (i, d) in d.iter_mut().enumerate() {
                         *d = W::load(src.add(i * from.pitch + j * from.step));
                     }
-                    for (columns, v) in columns.iter_mut().zip(F::input(d)) {
-                        columns[j] = v;
+                    for (columns, v) in columns.iter_mut().zip(&F::input(d)) {
+                        columns[j] = *v;
                     }
                 }
                 let dst = out.as_mut_ptr().add(t * row + c);
-                for (i, columns) in columns.into_iter().enumerate() {
-                    for (j, v) in F::input(columns).into_iter().enumerate() {
+                for (i, columns) in columns.iter().enumerate() {
+                    for (j, v) in F::input(*columns).iter().enumerate() {
                         modulus.once(modulus.lazy(v.add(bias))).store(dst.add((i * N + j) * plane));
                     }
                 }
@@ -613,13 +615,13 @@ unsafe fn output<W: Words, F: Filter<N>, const N: usize>(m: u8, sums: &[u8], blo
                     for (i, p) in p.iter_mut().enumerate() {
                         *p = W::load(src.add((i * N + j) * plane));
                     }
-                    for (columns, v) in columns.iter_mut().zip(F::output(p)) {
-                        columns[j] = v;
+                    for (columns, v) in columns.iter_mut().zip(&F::output(p)) {
+                        columns[j] = *v;
                     }
                 }
                 let count = (to.channels - c).min(W::LANES);
-                for (i, columns) in columns.into_iter().enumerate() {
-                    for (j, v) in F::output(columns).into_iter().enumerate() {
+                for (i, columns) in columns.iter().enumerate() {
+                    for (j, v) in F::output(*columns).iter().enumerate() {
                         if y + i >= to.size[0] || x + j >= to.size[1] {
                             continue;
                         }
