@@ -77,6 +77,7 @@ fn pack_for<M: Micro>(
 /// If lengths, modulus, instruction set or convolution are not those the weights were packed for.
 pub fn conv_accumulate(isa: Isa, conv: &Conv, m: u8, x: &[u8], w: &PackedWeights, acc: &mut [u8]) {
     assert!(conv.is_valid() && w.shape == Shape::new(conv), "weights packed for another convolution");
+    assert!(w.points.is_none() || conv.stride == [1, 1], "weights packed for another convolution");
     assert!(w.m == m && w.isa == isa.usable(), "weights packed for another modulus or instruction set");
     if w.shape.is_depthwise() {
         return depthwise::accumulate(isa, conv, m, x, &w.packed, acc);

@@ -133,15 +133,15 @@ fn word_convolution_is_exact_on_random_geometries() {
 /// Shapes that minimal filtering takes: tiles cut off, any padding, channels around vectors and units.
 #[test]
 fn filtered_convolution_is_exact_on_random_geometries() {
-    for seed in 2000..2024 {
+    for seed in 2000..2012 {
         let rng = &mut rng(seed);
         let mut pick = |choices: &[usize]| choices[rng.random_range(0..choices.len())];
         let conv = Conv {
             n: pick(&[1, 1, 2]),
             h: pick(&[13, 14, 15, 16, 17]),
             w: pick(&[15, 16, 17, 18]),
-            c_in: pick(&[32, 33, 35, 38, 48]),
-            c_out: pick(&[32, 33, 40, 47, 65]),
+            c_in: pick(&[64, 65, 67, 70, 80]),
+            c_out: pick(&[64, 65, 72, 79, 97]),
             kernel: [3, 3],
             stride: [1, 1],
             pad: [pick(&[0, 1, 2]), pick(&[0, 1, 2]), pick(&[1, 2, 3]), pick(&[0, 1, 2])],
@@ -171,7 +171,7 @@ fn filtering_agrees_with_the_sum_over_taps() {
         groups: 1,
     };
     let wide = Conv { n: 2, h: 12, w: 15, c_in: 516, c_out: 200, ..base };
-    let long = Conv { h: 8, w: 24, c_in: 6144, c_out: 33, ..base };
+    let long = Conv { h: 8, w: 24, c_in: 6144, c_out: 65, ..base };
     for (seed, conv) in [base, wide, long, Conv { pad: [0, 2, 1, 3], ..base }].into_iter().enumerate() {
         let rng = &mut rng(seed as u64);
         let moduli = std::iter::once((seed as u8 * 2) | 129).chain([255, 253, 247, 229]);
@@ -260,7 +260,7 @@ fn threads_do_not_change_results() {
         Conv::dense(1, 4000, 300),
         Conv::dense(5000, 20, 30),
         Conv { n: 1, h: 4, w: 3, c_in: 300, c_out: 200, ..base },
-        Conv { c_in: 40, ..base },
+        Conv { c_in: 68, ..base },
         Conv { n: 1, h: 13, w: 15, c_in: 68, c_out: 200, ..base },
     ];
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("threads");

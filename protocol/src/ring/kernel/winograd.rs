@@ -28,12 +28,16 @@ const IN: usize = OUT + 2;
 /// Channels of a unit at most, and bytes of a transformed row of it.
 const UNIT: usize = 64;
 /// Bytes of transformed tiles of a block: beside weights they should stay in a private L2.
-const BLOCK_BYTES: usize = 384 << 10;
+const BLOCK_BYTES: usize = 256 << 10;
+/// Tiles of a block at least, so that weights from memory are used often enough.
+const MIN_BLOCK: usize = 3 * MAX_P;
+/// Bytes between the elements, without which they would meet in one set of the cache.
+const GAP: usize = 64;
 /// Bytes of staged input of a task.
-const BAND_BYTES: usize = 192 << 10;
+const BAND_BYTES: usize = 256 << 10;
 /// With fewer tiles in an image or fewer channels, transforms or the longer weights cost more than is saved.
 const MIN_TILES: usize = 12;
-const MIN_CHANNELS: usize = 32;
+const MIN_CHANNELS: usize = 64;
 /// What one call of every tile sums.
 const MAX_CHANNELS: usize = 6144;
 
@@ -363,13 +367,14 @@ pub(super) unsafe fn accumulate<M: Micro<In = u8, Acc = u8>>(
         let image = &x[task.image * image_len..][..image_len];
         let band_len = ((task.rows.len() * OUT + 2) * pitch + 64).next_multiple_of(64);
         let tiles = task.rows.len() * across;
-        let fitting = (BLOCK_BYTES / (products * (row + UNIT))).max(MAX_P);
-        let count = tiles.div_ceil(tiles.div_ceil(fitting));
-        let (inputs, sums) = (products * count * row, products * count * UNIT);
+        let fitting = (BLOCK_BYTES / (products * (row + UNIT))).max(MIN_BLOCK);
+        let even = tiles.div_ceil(tiles.div_ceil(fitting));
+        let count = even.next_multiple_of(M::pixels(M::MAX_V)).min(tiles);
+        let (inputs, sums) = (products * (count * row + GAP), products * (count * UNIT + GAP));
         let staged = if M::in_place(&[]).is_some() { 0 } else { count * row * size_of::<M::X>() + 64 };
-        conv::with_scratch(band_len + inputs + 64 + sums + staged, |scratch: &mut [u8]| {
+        conv::with_scratch(band_len + inputs + sums + staged, |scratch: &mut [u8]| {
             let (band, scratch) = scratch.split_at_mut(band_len);
-            let (inputs, scratch) = scratch.split_at_mut(inputs + 64);
+            let (inputs, scratch) = scratch.split_at_mut(inputs);
             let (sums, scratch) = scratch.split_at_mut(sums);
             let staged: &mut [M::X] = bytemuck::cast_slice_mut(&mut scratch[..staged / 64 * 64]);
             let rows = task.rows.start * OUT..task.rows.end * OUT;
@@ -385,8 +390,8 @@ pub(super) unsafe fn accumulate<M: Micro<In = u8, Acc = u8>>(
                     let lanes = unit.len().next_multiple_of(16);
                     let weights = &weights[unit.start * per_lane * products..][..lanes * per_lane * products];
                     for (element, weights) in weights.chunks_exact(lanes * per_lane).enumerate() {
-                        let inputs = &inputs[element * block.count * row..][..block.count * row + 64];
-                        let sums = &mut sums[element * block.count * UNIT..][..block.count * UNIT];
+                        let inputs = &inputs[element * block.plane(row)..][..block.plane(row)];
+                        let sums = &mut sums[element * block.plane(UNIT)..][..block.count * UNIT];
                         // SAFETY: the processor has the instructions, says the caller.
                         unsafe { multiply(micro, inputs, row, per_lane, weights, unit.len(), sums, staged) };
                     }
@@ -477,6 +482,11 @@ struct Block {
 }
 
 impl Block {
+    /// Bytes from one element to the next, with `row` bytes a tile.
+    fn plane(self, row: usize) -> usize {
+        self.count * row + GAP
+    }
+
     /// Row and column of every tile.
     fn tiles(self) -> impl Iterator<Item = (usize, usize)> {
         (self.start..self.start + self.count).map(move |t| (t / self.across, t % self.across))
@@ -561,7 +571,7 @@ unsafe fn input<W: Words, F: Filter<N>, const N: usize>(
     out: &mut [u8],
     row: usize,
 ) {
-    let plane = block.count * row;
+    let plane = block.plane(row);
     let last = block.tiles().last().map_or(0, |(y, _)| (y * OUT + IN) * from.pitch);
     assert!(from.bytes.len() >= last + 64 && block.across * OUT * from.step < from.pitch);
     assert!(row >= from.step.next_multiple_of(W::LANES) && out.len() >= N * N * plane);
@@ -598,7 +608,7 @@ unsafe fn input<W: Words, F: Filter<N>, const N: usize>(
 /// See `input_six_body`.
 #[inline(always)]
 unsafe fn output<W: Words, F: Filter<N>, const N: usize>(m: u8, sums: &[u8], block: Block, to: Target) {
-    let plane = block.count * UNIT;
+    let plane = block.plane(UNIT);
     assert!(sums.len() >= N * N * plane && to.channels <= UNIT && UNIT.is_multiple_of(W::LANES));
     // SAFETY: rows of sums hold whole vectors. Of the target only pixels inside the image and channels below
     // `to.channels` are touched.
@@ -704,13 +714,14 @@ mod tests {
             for tile in extremes(&F::B, m) {
                 let mut band: Vec<u8> = tile.iter().flat_map(|&v| [v; 64]).collect();
                 band.extend([0; 64]);
-                let mut out = vec![0; N * N * 64];
+                let mut out = vec![0; N * N * (64 + GAP)];
                 input(isa, m, Band { bytes: &band, pitch: IN * 64, step: 64 }, block, &mut out, 64);
                 let wanted = both_sides(&F::B, &tile).into_iter().flat_map(|v| [reduced(v); 64]);
-                assert!(out.into_iter().eq(wanted), "{isa:?} m={m} {tile:?}");
+                let out = out.chunks_exact(64 + GAP).flat_map(|out| &out[..64]).copied();
+                assert!(out.eq(wanted), "{isa:?} m={m} {tile:?}");
             }
             for tile in extremes(&F::A, m) {
-                let sums: Vec<u8> = tile.iter().flat_map(|&v| [v; UNIT]).collect();
+                let sums: Vec<u8> = tile.iter().flat_map(|&v| [v; UNIT + GAP]).collect();
                 // A vector, and one that is cut.
                 for channels in [64, 63] {
                     for before in [0, m - 1] {
