@@ -163,11 +163,9 @@ unsafe fn sums<const P: usize, const V: usize, const AHEAD: bool>(
             }
             w = w.wrapping_add(64 * V);
             if AHEAD {
-                // SAFETY: a prefetch has no effect but on time, wherever it points.
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_T1>(ahead);
-                    _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64));
-                }
+                // No effect but on time, wherever they point.
+                _mm_prefetch::<_MM_HINT_T1>(ahead);
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64));
                 ahead = ahead.wrapping_add(128);
             }
             for (x, sum) in x.iter().zip(&mut sum) {
