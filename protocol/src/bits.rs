@@ -25,7 +25,7 @@ pub fn pack(planes: &[u64], n: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(planes.len() / w * b);
     for plane in planes.chunks_exact(w) {
         let start = out.len();
-        out.extend(plane.iter().flat_map(|x| x.to_le_bytes()).take(b));
+        out.extend_from_slice(&bytemuck::cast_slice(plane)[..b]);
         if !n.is_multiple_of(8) {
             out[start + b - 1] &= (1 << (n % 8)) - 1;
         }
