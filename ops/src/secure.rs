@@ -56,12 +56,8 @@ impl<'a, R: SecureRing, C: Channel> Secure<'a, R, C> {
 
     /// Integers as words of `n` elements, repeated.
     fn repeat(&self, range: Range, constants: &[i64], n: usize) -> Vec<R::Word> {
-        assert!(
-            !constants.is_empty() && n.is_multiple_of(constants.len()),
-            "constants repeat along the vector"
-        );
-        let words = self.party.ring.encode(range, constants);
-        words.chunks_exact(constants.len()).flat_map(|plane| plane.iter().copied().cycle().take(n)).collect()
+        let ring = self.party.ring;
+        ring::repeat(ring.planes(range), &ring.encode(range, constants), n)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::party::Party;
 use crate::prg::{Prg, Purpose};
 use crate::ring::kernel::Conv;
-use crate::ring::{Full, Range, Ring};
+use crate::ring::{self, Full, Range, Ring};
 use crate::role::Server;
 use crate::secret::Secret;
 use crate::share::{self, Share};
@@ -125,7 +125,7 @@ pub fn deal<R: Ring>(ring: &R, map: &Linear, mask: &Mask<R>, prgs: [&Prg; 2], st
     let mut c = Secret::zeroed(n * ring.planes(Range::Full));
     ring.apply(&map.conv, &a, &mask.0, &mut c);
     ring.sub(Range::Full, &mut c, &ring.uniform(Range::Full, prgs[0].at(step, Purpose::LinearProduct), n));
-    share::to_bytes(&c)
+    share::into_bytes(c.into_inner())
 }
 
 /// One server's correlation for one run.
@@ -156,10 +156,7 @@ pub(crate) fn prepare<R: Ring>(
         Server::Server1 => share::from_bytes(ring, Range::Full, step, correction)?.into(),
     };
     ring.apply(&map.conv, &a, &resident.opened, &mut rest);
-    let c = map.conv.c_out;
-    let bias: Vec<R::Word> = (0..ring.planes(Range::Full))
-        .flat_map(|p| resident.bias[p * c..(p + 1) * c].iter().copied().cycle().take(n))
-        .collect();
+    let bias = Secret::new(ring::repeat(ring.planes(Range::Full), &resident.bias, n));
     ring.add(Range::Full, &mut rest, &bias);
     Ok(Masked { a, rest })
 }

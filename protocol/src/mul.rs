@@ -62,7 +62,7 @@ pub fn deal<R: Ring>(ring: &R, n: usize, prgs: [&Prg; 2], step: Step) -> Vec<u8>
     ring.add(Range::Full, &mut b, &b1);
     ring.mul(Range::Full, &mut a, &b);
     ring.sub(Range::Full, &mut a, &ring.uniform(Range::Full, prgs[0].at(step, Purpose::MulProduct), n));
-    share::to_bytes(&a)
+    share::into_bytes(a.into_inner())
 }
 
 /// One server's triples; `correction` is what the helper sent, empty at server 0.

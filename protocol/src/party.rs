@@ -78,7 +78,7 @@ impl<R: Ring, C: Channel> Party<'_, R, C> {
     /// As [`Channel`], and if the peer's words are not canonical.
     pub async fn open(&mut self, step: Step, range: Range, mut share: Vec<R::Word>) -> Result<Vec<R::Word>> {
         let received = self.exchange(step, share::to_bytes(&share)).await?;
-        let other = share::from_bytes(self.ring, range, step, &received)?;
+        let other = share::from_message(self.ring, range, step, received)?;
         self.ring.add(range, &mut share, &other);
         Ok(share)
     }

@@ -110,7 +110,7 @@ impl Shape {
         let mut c = Secret::zeroed(self.uses * self.out_len() * ring.planes(Range::Full));
         multiply(ring, &conv, &[Part::all(ring, a)], |i| &packed[i % self.groups], &mut c);
         ring.sub(Range::Full, &mut c, &self.dealt(ring, prg, step));
-        share::to_bytes(&c)
+        share::into_bytes(c.into_inner())
     }
 
     /// One server's correlation; `correction` is what the helper sent, empty at server 0.

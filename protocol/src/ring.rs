@@ -181,22 +181,38 @@ pub(crate) mod par {
 /// # Panics
 /// If an index lies beyond the parts.
 pub fn gather<W: Pod + Send + Sync>(planes: usize, parts: &[&[W]], index: &[u32]) -> Vec<W> {
+    /// Elements that a run must have on average to be copied as a whole.
+    const LONG: usize = 8;
     let mut out = vec![W::zeroed(); planes * index.len()];
     if index.is_empty() {
         return out;
     }
+    // Most places come in runs: rows, channels, whole vectors.
+    let next = |a: u32, b: u32| a != ZERO && b != ZERO && b == a + 1;
+    let breaks = index.iter().zip(&index[1..]).filter(|&(&a, &b)| !next(a, b)).count();
+    let runs: Vec<&[u32]> = if (breaks + 1) * LONG <= index.len() {
+        index.chunk_by(|&a, &b| next(a, b)).collect()
+    } else {
+        Vec::new()
+    };
     let lens: Vec<usize> = parts.iter().map(|p| p.len() / planes).collect();
-    par::each(index.len(), out.chunks_exact_mut(index.len()).enumerate(), |(plane, out)| {
+    par::each(index.len(), out.chunks_exact_mut(index.len()).enumerate(), |(plane, mut out)| {
+        let plane_of = |part: usize| &parts[part][plane * lens[part]..(plane + 1) * lens[part]];
+        if !runs.is_empty() {
+            for run in &runs {
+                let (now, later) = out.split_at_mut(run.len());
+                if run[0] != ZERO {
+                    copy_run(now, run[0] as usize, (0..parts.len()).map(plane_of));
+                }
+                out = later;
+            }
+            return;
+        }
         let joined: Vec<W>;
         let source = match parts {
-            [one] => &one[plane * lens[0]..(plane + 1) * lens[0]],
+            [_] => plane_of(0),
             _ => {
-                joined = parts
-                    .iter()
-                    .zip(&lens)
-                    .flat_map(|(p, n)| &p[plane * n..(plane + 1) * n])
-                    .copied()
-                    .collect();
+                joined = (0..parts.len()).map(plane_of).collect::<Vec<_>>().concat();
                 &joined
             }
         };
@@ -205,4 +221,81 @@ pub fn gather<W: Pod + Send + Sync>(planes: usize, parts: &[&[W]], index: &[u32]
         }
     });
     out
+}
+
+/// Fills `out` from place `from` on of what `parts` make one after the other.
+fn copy_run<'a, W: Pod>(mut out: &mut [W], mut from: usize, parts: impl Iterator<Item = &'a [W]>) {
+    for part in parts {
+        let Some(rest) = part.get(from..) else {
+            from -= part.len();
+            continue;
+        };
+        let (now, later) = out.split_at_mut(rest.len().min(out.len()));
+        now.copy_from_slice(&rest[..now.len()]);
+        (out, from) = (later, 0);
+    }
+    assert!(out.is_empty(), "an index lies beyond the parts");
+}
+
+/// Words of a plane each in `period`, repeated along `n` elements of each plane.
+///
+/// # Panics
+/// If `n` is not a multiple of the elements in `period`.
+pub fn repeat<W: Pod>(planes: usize, period: &[W], n: usize) -> Vec<W> {
+    let len = period.len() / planes;
+    assert!(len > 0 && n.is_multiple_of(len), "constants repeat along the vector");
+    let mut out = Vec::with_capacity(planes * n);
+    for plane in period.chunks_exact(len) {
+        let (start, end) = (out.len(), out.len() + n);
+        if n == 0 {
+            continue;
+        }
+        out.extend_from_slice(plane);
+        // Doubling: short periods are many.
+        while out.len() < end {
+            let have = (out.len() - start).min(end - out.len());
+            out.extend_from_within(start..start + have);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gathers_runs_and_single_places_alike() {
+        // Two planes of three parts, the second of them empty: element i of plane p is 100 p + i.
+        let word = |plane: u8, i: u8| 100 * plane + i;
+        let part = |places: std::ops::Range<u8>| -> Vec<u8> {
+            (0..2).flat_map(|p| places.clone().map(move |i| word(p, i))).collect()
+        };
+        let parts = [part(0..20), part(20..20), part(20..50)];
+        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        let all: Vec<u32> = (0..50).collect();
+        let across = [&all[13..42], &all[0..20], &all[20..50]].concat();
+        let zeros = [&all[1..30], &[ZERO; 2], &all[48..50], &[ZERO], &all[0..19]].concat();
+        let back: Vec<u32> = (0..50).rev().collect();
+        for index in [all, across, zeros, back, vec![ZERO, 3, ZERO], vec![]] {
+            let want: Vec<u8> = (0..2)
+                .flat_map(|p| index.iter().map(move |&i| if i == ZERO { 0 } else { word(p, i as u8) }))
+                .collect();
+            assert_eq!(gather(2, &parts, &index), want, "{index:?}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond the parts")]
+    fn runs_end_within_the_parts() {
+        let index: Vec<u32> = (0..21).collect();
+        gather(1, &[&[1u8; 20]], &index);
+    }
+
+    #[test]
+    fn repeats_by_plane() {
+        assert_eq!(repeat(2, &[1u8, 2, 3, 4, 5, 6], 6), [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6]);
+        assert_eq!(repeat(1, &[7u8], 5), [7; 5]);
+        assert_eq!(repeat(2, &[1u8, 2], 0), [0u8; 0]);
+    }
 }

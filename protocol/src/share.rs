@@ -66,16 +66,30 @@ pub fn to_bytes<W: bytemuck::Pod>(words: &[W]) -> Vec<u8> {
     bytemuck::cast_slice(words).to_vec()
 }
 
+/// The same, without a copy where words are bytes.
+pub fn into_bytes<W: bytemuck::Pod>(words: Vec<W>) -> Vec<u8> {
+    bytemuck::allocation::try_cast_vec(words).unwrap_or_else(|(_, words)| to_bytes(&words))
+}
+
 /// Reads a message of words of `range`.
 ///
 /// # Errors
 /// [`Error::Peer`] if a word is not canonical, or the bytes are not whole elements.
 pub fn from_bytes<R: Ring>(ring: &R, range: Range, step: Step, bytes: &[u8]) -> Result<Vec<R::Word>> {
+    from_message(ring, range, step, bytes.to_vec())
+}
+
+/// The same, without a copy where words are bytes.
+///
+/// # Errors
+/// As [`from_bytes`].
+pub fn from_message<R: Ring>(ring: &R, range: Range, step: Step, bytes: Vec<u8>) -> Result<Vec<R::Word>> {
     if !bytes.len().is_multiple_of(ring.bytes(range)) {
         let found = format!("{} bytes", bytes.len());
         return Err(Error::Peer { step, expected: "whole elements".into(), found });
     }
-    let words = bytemuck::pod_collect_to_vec(bytes);
+    let words = bytemuck::allocation::try_cast_vec(bytes)
+        .unwrap_or_else(|(_, bytes)| bytemuck::pod_collect_to_vec(&bytes));
     if ring.is_canonical(range, &words) {
         return Ok(words);
     }

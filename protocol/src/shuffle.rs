@@ -225,7 +225,7 @@ async fn give_masked<R: Ring, C: Channel>(
     mask: &[R::Word],
 ) -> Result<()> {
     party.ring.sub(demand.range, &mut x, mask);
-    party.give(step, share::to_bytes(&x)).await
+    party.give(step, share::into_bytes(x.into_inner())).await
 }
 
 /// This server's share of its own permutation of [x]: `order(x_p + x_q - a) + delta`.
