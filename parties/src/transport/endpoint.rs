@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ConnectionError, IdleTimeout, TransportConfig, VarInt};
+use quinn::{ConnectionError, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use rustls::pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -18,6 +18,8 @@ use crate::transport::ControlStream;
 
 const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 const MIN_WINDOW: u64 = 16 << 20;
+/// Largest packet between processes of one machine: ten of them, quinn's most, pass the kernel as one.
+const LOOPBACK_PACKET: u16 = 6400;
 /// What a peer that has proved no more than some key may have open.
 const STRANGER_STREAMS: u32 = 4;
 
@@ -27,6 +29,8 @@ pub struct Endpoint {
     inner: quinn::Endpoint,
     identity: Arc<Identity>,
     link: LinkConfig,
+    /// For connections from this machine.
+    loopback: Option<Arc<quinn::ServerConfig>>,
 }
 
 impl Endpoint {
@@ -38,10 +42,12 @@ impl Endpoint {
         let crypto = QuicServerConfig::try_from(tls::server_config(&identity)?)
             .map_err(|e| Error::Internal(e.to_string()))?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        server.transport_config(Arc::new(transport_config(link)));
+        let mut loopback = server.clone();
+        server.transport_config(Arc::new(transport_config(link, false)));
+        loopback.transport_config(Arc::new(transport_config(link, true)));
         let socket = socket(listen)
             .map_err(|e| Error::Config { file: "listen".into(), reason: format!("{listen}: {e}") })?;
-        Self::build(Some(server), socket, identity, link)
+        Self::build(Some((server, loopback)), socket, identity, link)
     }
 
     /// Dials only.
@@ -56,15 +62,17 @@ impl Endpoint {
     }
 
     fn build(
-        server: Option<quinn::ServerConfig>,
+        server: Option<(quinn::ServerConfig, quinn::ServerConfig)>,
         socket: std::net::UdpSocket,
         identity: Arc<Identity>,
         link: &LinkConfig,
     ) -> Result<Self> {
-        let config = quinn::EndpointConfig::default();
+        let (server, loopback) = server.unzip();
+        let mut config = quinn::EndpointConfig::default();
+        config.max_udp_payload_size(LOOPBACK_PACKET).map_err(|e| Error::Internal(e.to_string()))?;
         let inner = quinn::Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime))
             .map_err(|e| Error::Internal(format!("UDP socket: {e}")))?;
-        Ok(Self { inner, identity, link: link.clone() })
+        Ok(Self { inner, identity, link: link.clone(), loopback: loopback.map(Arc::new) })
     }
 
     /// The bound address.
@@ -116,7 +124,7 @@ impl Endpoint {
         let crypto = tls::client_config(&self.identity, peer, pin, found.clone())?;
         let crypto = QuicClientConfig::try_from(crypto).map_err(|e| Error::Internal(e.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(Arc::new(transport_config(&self.link)));
+        config.transport_config(Arc::new(transport_config(&self.link, is_loopback(target))));
         let connecting = self
             .inner
             .connect_with(config, target, tls::SERVER_NAME)
@@ -135,7 +143,9 @@ impl Endpoint {
 
     /// The next incoming connection, not yet authenticated; `None` once the endpoint is closed.
     pub async fn accept(&self) -> Option<Incoming> {
-        self.inner.accept().await.map(|inner| Incoming { inner, link: self.link.clone() })
+        let inner = self.inner.accept().await?;
+        let config = self.loopback.clone().filter(|_| is_loopback(inner.remote_address()));
+        Some(Incoming { inner, link: self.link.clone(), config })
     }
 
     /// Ends all connections and waits until peers were told.
@@ -151,6 +161,8 @@ impl Endpoint {
 pub struct Incoming {
     inner: quinn::Incoming,
     link: LinkConfig,
+    /// Instead of the endpoint's.
+    config: Option<Arc<quinn::ServerConfig>>,
 }
 
 impl Incoming {
@@ -160,7 +172,11 @@ impl Incoming {
     /// [`Error::Link`] with the peer's reason, [`Error::Timeout`].
     pub async fn handshake(self, timeout: Duration) -> Result<Connection> {
         let address = self.inner.remote_address().to_string();
-        let connecting = self.inner.accept().map_err(|e| lost(&address, &e))?;
+        let connecting = match self.config {
+            Some(config) => self.inner.accept_with(config),
+            None => self.inner.accept(),
+        };
+        let connecting = connecting.map_err(|e| lost(&address, &e))?;
         let inner = tokio::time::timeout(timeout, connecting)
             .await
             .map_err(|_| Error::Timeout {
@@ -306,8 +322,12 @@ fn var_int(n: u64) -> VarInt {
     VarInt::from_u64(n).unwrap_or(VarInt::MAX)
 }
 
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
 /// The defaults of QUIC suit web pages: on a long link they cost seconds before the first layer.
-fn transport_config(link: &LinkConfig) -> TransportConfig {
+fn transport_config(link: &LinkConfig, loopback: bool) -> TransportConfig {
     let window = stream_window(link);
     let mut config = TransportConfig::default();
     config
@@ -320,6 +340,12 @@ fn transport_config(link: &LinkConfig) -> TransportConfig {
         .initial_rtt(Duration::from_secs_f64((link.rtt_ms * 1.2e-3).max(2e-3)))
         .keep_alive_interval(Some(Duration::from_secs_f64(link.keep_alive_s)))
         .max_idle_timeout(IdleTimeout::try_from(Duration::from_secs_f64(link.idle_timeout_s)).ok());
+    if loopback {
+        // Found out by probes, as elsewhere, where looking for more than Ethernet's would take many losses.
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.upper_bound(LOOPBACK_PACKET);
+        config.mtu_discovery_config(Some(discovery));
+    }
     let mut cubic = CubicConfig::default();
     // A first flight of one bandwidth-delay product, instead of ten packets and many round trips.
     cubic.initial_window((bandwidth_delay(link) as u64).clamp(64 << 10, 8 << 20));
