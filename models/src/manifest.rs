@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sharelens_ops::layers::movement::transpose;
+use sharelens_protocol::compare::Rounds;
 use sharelens_protocol::ring::Range;
 
 use crate::arithmetic::Arithmetic;
@@ -24,6 +25,8 @@ pub struct Manifest {
     pub config: Config,
     /// The ring.
     pub arithmetic: Arithmetic,
+    /// What comparisons trade rounds for, as the links between the nodes deserve.
+    pub rounds: Rounds,
     /// The steps.
     pub program: Program,
     /// What the outputs are, in the program's order.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sharelens_ops::Linear;
 use sharelens_ops::plain::{Bounds, Peak, Plain, Rounding, Weights};
+use sharelens_protocol::compare::Rounds;
 use sharelens_protocol::ring::Full;
 
 use crate::arithmetic::{Arithmetic, Z64_FRACTION_BITS};
@@ -326,6 +327,7 @@ impl Prepared {
             version: VERSION,
             config: self.config.clone(),
             arithmetic: arithmetic.clone(),
+            rounds: Rounds::default(),
             program,
             outputs: self.graph.outputs.iter().map(info).collect(),
         };

@@ -22,6 +22,8 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use sharelens::Identity;
+use sharelens_models::Manifest;
+use sharelens_protocol::compare::Rounds;
 use tracing_subscriber::EnvFilter;
 
 /// Run neural networks on medical images that nobody but you can see.
@@ -170,6 +172,34 @@ enum RingName {
     Rns,
     /// Integers modulo 2^64, for comparison.
     Z64,
+}
+
+/// What comparisons trade rounds for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RoundsName {
+    /// Fewest bytes: for links of short delay.
+    Balanced,
+    /// Fewest rounds: for links of long delay.
+    Fewest,
+}
+
+/// The trade that was asked for; else the one that keeps a link like `wan` busy for a shorter time, dealing
+/// included; else the usual one.
+fn rounds(manifest: &Manifest, asked: Option<RoundsName>, wan: Option<Wan>) -> Result<Rounds> {
+    match (asked, wan) {
+        (Some(RoundsName::Balanced), _) | (None, None) => Ok(Rounds::Balanced),
+        (Some(RoundsName::Fewest), _) => Ok(Rounds::Fewest),
+        (None, Some(wan)) => {
+            let seconds = |rounds: Rounds| -> Result<f64> {
+                let manifest = Manifest { rounds, ..manifest.clone() };
+                let total = infer::plan(&manifest, wan.rtt_ms, wan.mbit)?["total"].clone();
+                let number = |key: &str| total[key].as_f64().unwrap_or(f64::INFINITY);
+                Ok(number("seconds") + number("dealt_bytes") * 8e-6 / wan.mbit)
+            };
+            let fewer = seconds(Rounds::Fewest)? < seconds(Rounds::Balanced)?;
+            Ok(if fewer { Rounds::Fewest } else { Rounds::Balanced })
+        }
+    }
 }
 
 /// A link to reckon with: `RTTms,MBIT`, as `50ms,400`.

@@ -9,7 +9,6 @@ use sharelens_models::{Arithmetic, Manifest, run};
 use sharelens_ops::planner::Length;
 use sharelens_ops::{Planner, Secure};
 use sharelens_protocol::bilinear::{self, Linear, Mask, Resident};
-use sharelens_protocol::compare::Rounds;
 use sharelens_protocol::correlation::{Plan, SecureRing, Store};
 use sharelens_protocol::cost::{Cost, Ledger};
 use sharelens_protocol::prg::{Prg, Purpose, Seed};
@@ -43,9 +42,6 @@ pub fn plan(manifest: &Manifest) -> crate::Result<BTreeMap<u32, Cost>> {
         }
     })
 }
-
-/// What all nodes agree on for links of any kind.
-const ROUNDS: Rounds = Rounds::Balanced;
 
 /// Separates the streams of a share of an image, or of weights, from all others.
 const IMAGE: &[u8] = b"image";
@@ -85,7 +81,7 @@ macro_rules! in_ring {
 impl<R: SecureRing> Model<R> {
     fn new(ring: R, manifest: Manifest) -> Result<Self> {
         let program = &manifest.program;
-        let mut planner = Planner::<R>::new(ROUNDS);
+        let mut planner = Planner::<R>::new(manifest.rounds);
         block_on(run(program, &mut planner, Length::new(program.input_len()), |_| {}))?;
         let (maps, plan) = (program.linear_maps(), planner.finish());
         plan.check(&ring)?;
@@ -148,7 +144,7 @@ impl<R: SecureRing> Model<R> {
         )?;
         let (mut ledger, mut times) = (Ledger::default(), Vec::new());
         let party = Party { ring: &self.ring, role, channel, ledger: &mut ledger };
-        let mut engine = Secure::new(party, &weights.residents, store, ROUNDS);
+        let mut engine = Secure::new(party, &weights.residents, store, self.manifest.rounds);
         let on_layer = |p: sharelens_models::program::Progress<'_>| times.push((p.index, p.elapsed));
         let outputs = run(program, &mut engine, Share::<R, Full>::new(input), on_layer).await?;
         if !store.is_spent() {

@@ -144,6 +144,7 @@ pub fn rectifier() -> Manifest {
             detection: None,
         },
         arithmetic,
+        rounds: Default::default(),
         program,
         outputs: vec![OutputInfo { name: "y".into(), shape: vec![1, 12], activation: None, columns: vec![] }],
     }

@@ -10,7 +10,8 @@ use sharelens::local::Link;
 use sharelens::runner::{InputShare, Run, Runner, Sizes};
 use sharelens_models::detect::{Detections, Settings, compare};
 use sharelens_models::image::Picture;
-use sharelens_models::{Model, Options, Prepared, prepare};
+use sharelens_models::{Manifest, Model, Options, Prepared, prepare};
+use sharelens_protocol::compare::Rounds;
 use sharelens_protocol::cost::Ledger;
 use sharelens_protocol::prg::Seed;
 use sharelens_protocol::{Channel, Error, Result, Server, Step};
@@ -131,16 +132,19 @@ fn detector(name: &str) -> (Prepared, Vec<f32>) {
     (prepared, input)
 }
 
+fn start<R: Runner>(prepared: &Prepared, manifest: &Manifest, runner: R) -> LocalCluster<R> {
+    let weights = prepared.quantised(prepared.arithmetic()).expect("they fit");
+    let (seed, words) = share_weights(manifest, &weights).expect("they are its own");
+    let bytes = encode_manifest(manifest).expect("it is short");
+    LocalCluster::start(runner, Link::new(1.0, 1e5), &bytes, seed, &words).expect("loads")
+}
+
 #[test]
 fn nothing_but_the_result_depends_on_the_picture() {
     let (prepared, full) = detector("bccd_frcnn_tiny");
     let manifest = prepared.manifest().expect("it fits");
-    let weights = prepared.quantised(prepared.arithmetic()).expect("they fit");
-    let (seed, words) = share_weights(&manifest, &weights).expect("they are its own");
-    let bytes = encode_manifest(&manifest).expect("it is short");
     let seen = Arc::<Mutex<[Transcript; 2]>>::default();
-    let tapped = Tapped { engine: runner(), seen: seen.clone() };
-    let cluster = LocalCluster::start(tapped, Link::new(1.0, 1e5), &bytes, seed, &words).expect("loads");
+    let cluster = start(&prepared, &manifest, Tapped { engine: runner(), seen: seen.clone() });
     let stride = prepared.config().detection.as_ref().expect("a detector").stride;
     let twin = prepared.twin(prepared.arithmetic()).expect("it fits");
     // One colour all over, in which the detector sees nothing.
@@ -179,6 +183,25 @@ fn nothing_but_the_result_depends_on_the_picture() {
     assert!(counts[0] > 10 && counts[1] == 0, "a smear and nothing: {counts:?}");
     assert!(transcripts[0].iter().all(|t| t.len() > 400));
     assert_eq!(transcripts[0], transcripts[1], "messages differ between a full picture and an empty one");
+}
+
+#[test]
+fn fewer_rounds_where_links_are_long() {
+    let (prepared, input) = detector("bccd_frcnn_tiny");
+    let usual = prepared.manifest().expect("it fits");
+    let fewest = Manifest { rounds: Rounds::Fewest, ..usual.clone() };
+    let planned = |m: &Manifest| plan(m).expect("it fits").values().map(|c| c.rounds).sum::<u64>();
+    assert!(planned(&fewest) + 50 < planned(&usual), "{} {}", planned(&fewest), planned(&usual));
+    let cluster = start(&prepared, &fewest, runner());
+    let run = cluster.run(&share_image(&fewest, &input).expect("fits")).expect("runs");
+    assert_eq!(run.ledgers[0].total().sent.rounds, planned(&fewest));
+    let [a, b] = &run.outputs;
+    let found = open_result(&fewest, [a, b]).expect("opens");
+    let plain = prepared.plain(&input).expect("in range");
+    let stride = prepared.config().detection.as_ref().expect("a detector").stride;
+    let [found, plain] = [&found, &plain].map(|o| Detections::from_rows(&o[0], stride));
+    let agreement = compare(&found, &plain, 0.5);
+    assert!(agreement.matched > 5 && agreement.alone == 0 && agreement.pixels < 0.1, "{agreement:?}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use serde_json::Value;
 use sharelens::config::LinkConfig;
 use sharelens_models::Arithmetic;
 
-use super::{Mode, RingName, Ui, Wan, model};
+use super::{Mode, RingName, RoundsName, Ui, Wan, model};
 use measure::Place;
 use subject::Subject;
 
@@ -90,6 +90,9 @@ struct How {
     /// Which arithmetic.
     #[arg(long, value_enum, default_value_t)]
     ring: RingName,
+    /// What comparisons trade rounds for [default: what each link deserves].
+    #[arg(long, value_enum)]
+    rounds: Option<RoundsName>,
     /// Numbers of moduli for comparisons and for scales, as 3,2 [default: as prepared; 3,2 for operations].
     #[arg(long, value_name = "K,L", value_parser = model::moduli)]
     moduli: Option<(usize, usize)>,
@@ -161,9 +164,10 @@ impl How {
         let settings = measure::Settings { runs: self.runs.into(), threads };
         let mut documents = Vec::new();
         for make in subjects {
-            let subject = make(ui)?;
+            let mut subject = make(ui)?;
             let yardstick = yardstick::measure(&subject, threads, self.runs.into());
             for place in &places {
+                subject.manifest.rounds = super::rounds(&subject.manifest, self.rounds, place.wan())?;
                 let measured = measure::run(&subject, *place, &settings, ui)
                     .with_context(|| format!("{} at {place}", subject.name))?;
                 let document = report::document(&subject, *place, &settings, &measured, &yardstick)?;

@@ -96,7 +96,8 @@ impl Demo {
 
         let identity = Arc::new(Identity::generate()?);
         let id = ModelId { name: "demo".into(), version: 1 };
-        model::share(&prepared, self.ring, &nodes.cluster, &id, identity.clone(), ui).await?;
+        model::share(&prepared, self.ring, (None, self.wan), &nodes.cluster, &id, identity.clone(), ui)
+            .await?;
         let client = infer::connect(&nodes.cluster, identity, &LinkConfig::default()).await?;
         let done = infer::infer(&client, &id.name, None, &image, ui).await?;
         client.close().await;

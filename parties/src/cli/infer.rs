@@ -14,7 +14,7 @@ use sharelens_models::Manifest;
 use sharelens_protocol::Server;
 
 use super::outputs::{Collector, Outputs};
-use super::{KeyArgs, Mode, RingName, Ui, model, result, show};
+use super::{KeyArgs, Mode, RingName, RoundsName, Ui, model, result, show};
 
 #[derive(Debug, Args)]
 pub struct Infer {
@@ -69,6 +69,9 @@ pub struct Plan {
     /// Which arithmetic.
     #[arg(long, value_enum, default_value_t)]
     ring: RingName,
+    /// What comparisons trade rounds for [default: what this link deserves].
+    #[arg(long, value_enum)]
+    rounds: Option<RoundsName>,
 }
 
 /// One image's result.
@@ -205,7 +208,9 @@ impl Plan {
             bail!("--rtt must not be negative, and --mbit must be above 0");
         }
         let prepared = model::load(&self.model)?;
-        let manifest = prepared.manifest_for(&model::arithmetic(&prepared, self.ring)?)?;
+        let mut manifest = prepared.manifest_for(&model::arithmetic(&prepared, self.ring)?)?;
+        let wan = super::Wan { rtt_ms: self.rtt, mbit: self.mbit };
+        manifest.rounds = super::rounds(&manifest, self.rounds, Some(wan))?;
         let document = plan(&manifest, self.rtt, self.mbit)?;
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING).set_header([
@@ -262,6 +267,7 @@ pub fn plan(manifest: &Manifest, rtt_ms: f64, mbit: f64) -> Result<Value> {
     Ok(json!({
         "model": manifest.config.name,
         "ring": result::ring(manifest),
+        "rounds": manifest.rounds,
         "rtt_ms": rtt_ms,
         "mbit": mbit,
         "total": { "rounds": total.0, "bytes": total.1, "dealt_bytes": total.2, "seconds": total.3 },

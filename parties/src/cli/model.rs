@@ -13,7 +13,9 @@ use sharelens_models::image::Picture;
 use sharelens_models::{Arithmetic, Inspection, Manifest, Model, Options, Prepared};
 use sharelens_ops::plain::Weights;
 
-use super::{KeyArgs, RingName, Ui, show};
+use sharelens_protocol::compare::Rounds;
+
+use super::{KeyArgs, RingName, RoundsName, Ui, Wan, show};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -86,6 +88,12 @@ pub struct Share {
     /// Which arithmetic.
     #[arg(long, value_enum, default_value_t)]
     ring: RingName,
+    /// What comparisons trade rounds for [default: by --wan, else balanced].
+    #[arg(long, value_enum)]
+    rounds: Option<RoundsName>,
+    /// The link between the servers, to choose by.
+    #[arg(long, value_name = "RTTms,MBIT")]
+    wan: Option<Wan>,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -256,8 +264,10 @@ impl Share {
         let cluster = Cluster::load(&self.cluster)?;
         let id = ModelId { name: self.name, version: self.version };
         let identity = self.key.identity()?;
-        super::runtime()?.block_on(share(&prepared, self.ring, &cluster, &id, identity, ui))?;
-        let json = serde_json::json!({ "model": id.name, "version": id.version });
+        let trade = (self.rounds, self.wan);
+        let rounds =
+            super::runtime()?.block_on(share(&prepared, self.ring, trade, &cluster, &id, identity, ui))?;
+        let json = serde_json::json!({ "model": id.name, "version": id.version, "rounds": rounds });
         ui.result(&json, format!("model {id} is shared with all three nodes"))
     }
 }
@@ -266,14 +276,17 @@ impl Share {
 pub async fn share(
     prepared: &Prepared,
     ring: RingName,
+    (asked, wan): (Option<RoundsName>, Option<Wan>),
     cluster: &Cluster,
     id: &ModelId,
     identity: std::sync::Arc<Identity>,
     ui: Ui,
-) -> Result<()> {
+) -> Result<Rounds> {
     let arithmetic = arithmetic(prepared, ring)?;
-    let (manifest, weights) = (prepared.manifest_for(&arithmetic)?, prepared.quantised(&arithmetic)?);
-    upload(&manifest, &weights, cluster, id, identity, &LinkConfig::default(), ui).await
+    let (mut manifest, weights) = (prepared.manifest_for(&arithmetic)?, prepared.quantised(&arithmetic)?);
+    manifest.rounds = super::rounds(&manifest, asked, wan)?;
+    upload(&manifest, &weights, cluster, id, identity, &LinkConfig::default(), ui).await?;
+    Ok(manifest.rounds)
 }
 
 /// Splits the weights of a manifest and hands all to the nodes.

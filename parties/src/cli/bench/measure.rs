@@ -29,6 +29,14 @@ pub enum Place {
 }
 
 impl Place {
+    /// The link, if it is not this machine's own.
+    pub const fn wan(self) -> Option<Wan> {
+        match self {
+            Self::Loopback => None,
+            Self::Relay(wan) | Self::Virtual(wan) => Some(wan),
+        }
+    }
+
     /// 1 ms and 1 Gbit/s, in the clock.
     pub const fn lan() -> Self {
         Self::Virtual(Wan { rtt_ms: 1.0, mbit: 1000.0 })

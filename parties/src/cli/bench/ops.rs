@@ -11,6 +11,7 @@ use sharelens_models::program::{Instruction, Layer, Program};
 use sharelens_ops::Linear;
 use sharelens_ops::layers::{MaxPool, Window};
 use sharelens_ops::plain::Weights;
+use sharelens_protocol::compare::Rounds;
 use sharelens_protocol::ring::Range;
 use sharelens_protocol::ring::kernel::Conv;
 
@@ -174,6 +175,7 @@ impl Op {
                 detection: None,
             },
             arithmetic: arithmetic.clone(),
+            rounds: Rounds::default(),
             program: Program {
                 input_shape,
                 input_scale: SCALE,

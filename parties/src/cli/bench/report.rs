@@ -84,6 +84,7 @@ pub fn document(
         "model": subject.name,
         "mode": "three",
         "ring": result::ring(manifest),
+        "rounds": manifest.rounds,
         "arithmetic": manifest.arithmetic.to_string(),
         "image": null,
         "input_shape": manifest.program.input_shape,
