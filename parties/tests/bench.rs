@@ -34,12 +34,18 @@ fn a_model_costs_what_was_planned_wherever_its_parties_are() {
     let links = "loopback,lan,50ms:400mbit";
     let bench = ["bench", "brain_mri_cnn", "--runs", "2", "--wan", links, "--relay", "2ms:1000mbit"];
     let documents = json(&[&bench[..], &["--keep", slm]].concat());
-    let plan = json(&["plan", slm]);
+    let plans = ["balanced", "fewest"].map(|rounds| (rounds, json(&["plan", slm, "--rounds", rounds])));
     let places = ["loopback", "1ms:1000mbit", "50ms:400mbit", "relay 2ms:1000mbit"];
     let documents = documents.as_array().unwrap();
     assert_eq!(documents.len(), places.len());
     for (document, place) in documents.iter().zip(places) {
         assert_eq!(document["link"], place);
+        let (_, plan) = plans.iter().find(|(rounds, _)| document["rounds"] == *rounds).unwrap();
+        match place {
+            "loopback" => assert_eq!(document["rounds"], "balanced"),
+            "50ms:400mbit" => assert_eq!(document["rounds"], "fewest"),
+            _ => {}
+        }
         assert_eq!((&document["model"], &document["mode"]), (&json!("brain_mri_cnn"), &json!("three")));
         assert_eq!(document["result"]["label"], document["plain"]["label"]);
         assert_eq!(document["result"]["label"], document["float"]["label"]);
@@ -95,8 +101,8 @@ fn a_network_is_built_and_measured() {
 #[test]
 fn operations_are_measured_alone() {
     let ops = "relu,clip,lift,matmul:8x9x10,conv:4x5x6,maxpool:4x5x6";
-    let measure =
-        |place: &str| json(&["bench", "ops", ops, "--sizes", "100,2^10", "--runs", "1", "--wan", place]);
+    let how = ["--sizes", "100,2^10", "--runs", "1", "--rounds", "balanced"];
+    let measure = |place: &str| json(&[&["bench", "ops", ops, "--wan", place], &how[..]].concat());
     let (real, simulated) = (measure("loopback"), measure("10ms:100mbit"));
     let names: Vec<&Value> = real.as_array().unwrap().iter().map(|d| &d["model"]).collect();
     assert_eq!(
