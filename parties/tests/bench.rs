@@ -175,7 +175,7 @@ fn mistakes_are_named() {
     assert!(fails(&["bench", "/nowhere/model.slm"], 1).contains("/nowhere/model.slm"));
     assert!(fails(&["bench", "brain_mri_cnn", "--wan", "50ms"], 2).contains("50ms:400mbit"));
     assert!(fails(&["bench", "brain_mri_cnn", "--runs", "0"], 2).contains("--runs"));
-    assert!(fails(&["bench", "ops", "product"], 2).contains("two secret matrices"));
+    assert!(fails(&["bench", "ops", "top_k"], 2).contains("not in this version"));
     assert!(fails(&["bench", "ops", "relu", "--sizes", "0"], 2).contains("2^27"));
     assert!(fails(&["bench", "compare", "a", "b", "--fail-over", "x"], 2).contains("10%"));
     assert!(fails(&["bench"], 2).contains("MODEL"));
