@@ -54,8 +54,8 @@ struct ModelArgs {
 
 #[derive(Debug, Args)]
 struct Ops {
-    /// relu, clip, lift, matmul, conv, maxpool; with a shape as relu:1048576, matmul:1024x1024x1024 (rows, inner,
-    /// columns), conv:64x56x56 or maxpool:64x112x112 (channels, rows, columns).
+    /// relu, clip, lift, product (two secret matrices), matmul, conv, maxpool; with a shape as relu:1048576,
+    /// product:1024x1024x1024 (rows, inner, columns), conv:64x56x56 or maxpool:64x112x112 (channels, rows, columns).
     #[arg(required = true, value_delimiter = ',', value_name = "OP[:SHAPE]")]
     ops: Vec<ops::Spec>,
     /// Elements of the input, for operations without a shape.
