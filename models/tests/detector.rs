@@ -8,6 +8,8 @@ use futures::executor::block_on;
 use safetensors::SafeTensors;
 use sharelens_models::detect::{Detections, Settings, compare};
 use sharelens_models::image::Picture;
+use sharelens_models::program::Instruction;
+use sharelens_models::program::detect::Stage;
 use sharelens_models::{Error, Manifest, Model, Options, Prepared, prepare};
 use sharelens_ops::Plain;
 use sharelens_ops::detect::{Extent, RoiAlign};
@@ -175,6 +177,69 @@ fn files_and_manifests_keep_a_detector() {
         assert!(matches!(changed(&|m| m.program.layers[i].shape[0] += 1), Error::Manifest(_)), "{name}");
         assert!(matches!(changed(&|m| m.program.layers[i].inputs.clear()), Error::Manifest(_)), "{name}");
     }
+    // Numbers that overflow whatever is computed from them, before anything says no.
+    let stage = |name: &'static str, change: fn(&mut Stage)| {
+        let i = at(name);
+        changed(&|m| match &mut m.program.layers[i].op {
+            Instruction::Detect { stage, .. } => change(stage),
+            other => panic!("{other:?} is no stage"),
+        });
+    };
+    stage("rpn.top", |s| {
+        if let Stage::TopAnchors(s) = s {
+            s.grid = [usize::MAX; 2]
+        }
+    });
+    stage("rpn.top", |s| {
+        if let Stage::TopAnchors(s) = s {
+            s.levels[0].group = usize::MAX
+        }
+    });
+    stage("rpn.decode", |s| {
+        if let Stage::Decode(s) = s {
+            s.rows = usize::MAX
+        }
+    });
+    stage("rpn.suppress", |s| {
+        if let Stage::Suppress(s) = s {
+            s.least_side = i64::MIN
+        }
+    });
+    stage("rpn.suppress", |s| {
+        if let Stage::Suppress(s) = s {
+            s.steps = usize::MAX
+        }
+    });
+    stage("box.suppress", |s| {
+        if let Stage::Suppress(s) = s {
+            s.least[0].1 = i64::MIN
+        }
+    });
+    stage("rpn.proposals", |s| {
+        if let Stage::KeepFirst(s) = s {
+            s.rows = usize::MAX
+        }
+    });
+    stage("roi_align", |s| {
+        if let Stage::RoiAlign(s) = s {
+            s.map = [usize::MAX; 3]
+        }
+    });
+    stage("roi_align", |s| {
+        if let Stage::RoiAlign(s) = s {
+            s.extent.scale = f64::NAN
+        }
+    });
+    stage("box.decode", |s| {
+        if let Stage::DecodeClasses(s) = s {
+            s.proposals = usize::MAX
+        }
+    });
+    stage("box.rank", |s| {
+        if let Stage::RankDetections(s) = s {
+            s.classes = usize::MAX
+        }
+    });
     changed(&|m| m.outputs[0].columns[4] = 0.0);
     changed(&|m| _ = m.outputs[0].columns.pop());
 }

@@ -5,7 +5,7 @@
 use sharelens_protocol::ring::{Domain, Reduced};
 use sharelens_protocol::{Result, Step};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, ZERO};
 
 pub mod activation;
 pub mod argmax;
@@ -59,9 +59,29 @@ pub async fn maximum<E: Engine>(
 }
 
 /// Elements `from..to` of `x`.
-fn range<E: Engine, D: Domain>(e: &mut E, x: &E::V<D>, from: usize, to: usize) -> E::V<D> {
+pub(crate) fn range<E: Engine, D: Domain>(e: &mut E, x: &E::V<D>, from: usize, to: usize) -> E::V<D> {
     let index: Vec<u32> = (from as u32..to as u32).collect();
     e.gather(&[x], &index)
+}
+
+/// Zeros, as many as `like` has elements. Local.
+pub(crate) fn zeros<E: Engine, D: Domain>(e: &mut E, like: &E::V<D>) -> E::V<D> {
+    let index = vec![ZERO; e.len(like)];
+    e.gather(&[like], &index)
+}
+
+/// Sums of all elements of each run of `group` up to and with each. Local.
+pub(crate) fn prefix_sums<E: Engine, D: Domain>(e: &mut E, x: &E::V<D>, group: usize) -> E::V<D> {
+    let mut sums = x.clone();
+    let mut step = 1;
+    while step < group {
+        let earlier = |i: usize| if i % group < step { ZERO } else { (i - step) as u32 };
+        let index: Vec<u32> = (0..e.len(x)).map(earlier).collect();
+        let earlier = e.gather(&[&sums], &index);
+        sums = e.add(&sums, &earlier);
+        step *= 2;
+    }
+    sums
 }
 
 /// All of `parts`, one after the other.

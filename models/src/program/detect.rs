@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sharelens_ops::Engine;
+use sharelens_ops::detect::rank::Level;
 use sharelens_ops::detect::{
     Decode, DecodeClasses, KeepFirst, RankDetections, RoiAlign, Suppress, TopAnchors,
 };
@@ -41,6 +42,9 @@ pub enum Stage {
     /// Candidates by descending score.
     RankDetections(RankDetections),
 }
+
+/// Most proposals that are decoded: their boxes are then ranked, which bounds them further.
+const MAX_PROPOSALS: usize = 1 << 12;
 
 /// An input of a stage: how large it can be, and its scale.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +133,11 @@ impl Stage {
             }
             Self::DecodeClasses(s) => {
                 let weights = s.weights.iter().all(|w| (1e-2..=1e3).contains(w));
-                (2..=4096).contains(&s.classes) && s.extent.is_valid() && decodes(s.limit, s.reach) && weights
+                (1..=MAX_PROPOSALS).contains(&s.proposals)
+                    && (2..=4096).contains(&s.classes)
+                    && s.extent.is_valid()
+                    && decodes(s.limit, s.reach)
+                    && weights
             }
             Self::RankDetections(s) => {
                 s.proposals > 0 && s.classes > 0 && s.proposals.saturating_mul(s.classes) <= 1 << 12
@@ -155,16 +163,16 @@ impl Stage {
 
     /// How many elements a run moves, about.
     pub fn moves(&self) -> u64 {
-        let product = |v: &[usize]| v.iter().fold(1u64, |a, &d| a.saturating_mul(d as u64));
         match self {
             Self::TopAnchors(s) => {
-                let n = s.count() as u64;
-                let levels = s.levels.iter().map(|l| n.saturating_mul(l.group as u64)).sum::<u64>();
-                levels.saturating_add(1 << 25).saturating_add(n * 32)
+                let n = product(&[s.grid[0], s.grid[1], s.anchors.len()]);
+                let level = |sum: u64, l: &Level| sum.saturating_add(n.saturating_mul(l.group as u64));
+                s.levels.iter().fold(1 << 25, level).saturating_add(n.saturating_mul(32))
             }
-            Self::Suppress(s) => product(&[s.rows, s.rows, 16 + s.steps]),
+            Self::Suppress(s) => product(&[s.rows, s.rows, s.steps.saturating_add(16)]),
             Self::RoiAlign(s) => {
-                let samples = product(&[s.boxes, s.bins, s.samples, s.map[0] + s.map[1] + 4, 8]);
+                let line = s.map[0].saturating_add(s.map[1]).saturating_add(4);
+                let samples = product(&[s.boxes, s.bins, s.samples, line, 8]);
                 let lines = product(&[s.boxes, s.bins, s.map[1], s.map[2], 4]);
                 samples.saturating_add(lines).saturating_add(product(&s.map))
             }
@@ -178,7 +186,6 @@ impl Stage {
 
     /// Multiply-accumulates of products of secrets.
     pub fn macs(&self) -> u64 {
-        let product = |v: &[usize]| v.iter().fold(1u64, |a, &d| a.saturating_mul(d as u64));
         match self {
             Self::RoiAlign(s) => {
                 let [h, w, c] = s.map;
@@ -252,6 +259,10 @@ impl Stage {
 fn small<E: Engine>(e: &mut E, scope: &Scope, x: Value<E>, g: &Given) -> Result<Number<E, Reduced>> {
     let x = reduced(e, x);
     Number::new(scope, x, g.scale, g.bound)
+}
+
+fn product(v: &[usize]) -> u64 {
+    v.iter().fold(1u64, |a, &d| a.saturating_mul(d as u64))
 }
 
 fn fine(v: f64) -> bool {

@@ -7,6 +7,7 @@ use sharelens_protocol::{Error, Result};
 use super::columns;
 use super::rank::{self, Level};
 use crate::engine::Engine;
+use crate::layers::zeros;
 use crate::number::{Number, Scope};
 
 /// The best `k` anchors of a grid by objectness. Its sigmoid is skipped: it changes no order.
@@ -65,8 +66,7 @@ impl TopAnchors {
         keys.times(e, scope, 2)?;
         let keys = e.add_public(keys.integers(), &ties);
         let places = self.places();
-        // A share of zero, made public places.
-        let nothing = e.scale(deltas.integers(), 0);
+        let nothing = zeros(e, deltas.integers());
         let integers: Vec<i64> = places.iter().map(|v| (v * deltas.scale()).round() as i64).collect();
         let places = e.add_public(&nothing, &integers);
         let index: Vec<u32> = (0..n as u32)

@@ -11,7 +11,7 @@ use sharelens_protocol::ring::{Full, Reduced};
 
 use super::columns;
 use crate::engine::Engine;
-use crate::layers::join;
+use crate::layers::{join, range};
 use crate::number::{Number, Scope};
 use crate::real;
 
@@ -172,9 +172,8 @@ fn split<E: Engine, const N: usize>(
     let mut from = 0;
     let mut out = Vec::with_capacity(N);
     for (n, scale, bound) in parts {
-        let index: Vec<u32> = (from..from + n as u32).collect();
-        from += n as u32;
-        let v = e.gather(&[all], &index);
+        let v = range(e, all, from, from + n);
+        from += n;
         out.push(Number::new(scope, v, scale, bound)?);
     }
     Ok(out.try_into().unwrap_or_else(|_| unreachable!("one for each part")))
@@ -224,12 +223,11 @@ async fn clip<E: Engine>(
     extent: &Extent,
     corners: &Number<E, Reduced>,
 ) -> Result<E::V<Full>> {
-    let n = corners.len(e) as u32;
+    let n = corners.len(e);
     let [w, h] = [extent.width, extent.height];
     let beyond = corners.add_public(e, scope, &[-w, -h, -w, -h])?;
     let both = join(e, &[corners.integers(), beyond.integers()]);
     let both = e.relu(scope.step(), &both).await?;
-    let low = e.gather(&[&both], &(0..n).collect::<Vec<_>>());
-    let high = e.gather(&[&both], &(n..2 * n).collect::<Vec<_>>());
+    let (low, high) = (range(e, &both, 0, n), range(e, &both, n, 2 * n));
     Ok(e.sub(&low, &high))
 }

@@ -12,8 +12,8 @@ use sharelens_protocol::ring::Full;
 use sharelens_protocol::{Error, Result};
 
 use super::{columns, rows};
-use crate::engine::{Engine, Shuffled, ZERO};
-use crate::layers::join;
+use crate::engine::{Engine, Shuffled};
+use crate::layers::{join, prefix_sums, range};
 use crate::number::Scope;
 
 /// The first kept rows of a list.
@@ -57,9 +57,9 @@ impl KeepFirst {
             return Err(Error::Config(format!("a list of another shape than {n} rows")));
         }
         let all: Vec<u32> = (0..n as u32).collect();
-        let keep = e.gather(&[keep], &all);
+        let keep = range(e, keep, 0, n);
         // With s the kept rows up to and with row i, t all kept rows: place = s - 1 if kept, else t + i - s.
-        let sums = prefix_sums(e, &keep);
+        let sums = prefix_sums(e, &keep, n);
         let total = e.gather(&[&sums], &vec![n as u32 - 1; n]);
         let index: Vec<i64> = (0..n as i64).collect();
         let other = e.sub(&total, &sums);
@@ -71,7 +71,7 @@ impl KeepFirst {
         let bits: Vec<u32> = all.iter().flat_map(|&i| std::iter::repeat_n(i, c)).chain(all.clone()).collect();
         let bits = e.gather(&[&keep], &bits);
         let products = e.mul(scope.step(), &factors, &bits).await?;
-        let gain = e.gather(&[&products], &((n * c) as u32..(n * c + n) as u32).collect::<Vec<_>>());
+        let gain = range(e, &products, n * c, n * c + n);
         let place = e.add(&other, &gain);
         let index: Vec<u32> = (0..n as u32)
             .flat_map(|i| {
@@ -90,18 +90,4 @@ impl KeepFirst {
         let list = e.gather(&[list.rows()], &rows(&order, c + 1));
         Ok(e.gather(&[&list], &columns(self.k, c + 1, &(0..c).collect::<Vec<_>>())))
     }
-}
-
-/// Sums of all elements up to and with each. Local.
-pub fn prefix_sums<E: Engine>(e: &mut E, x: &E::V<Full>) -> E::V<Full> {
-    let n = e.len(x);
-    let mut sums = x.clone();
-    let mut step = 1;
-    while step < n {
-        let index: Vec<u32> = (0..n).map(|i| if i < step { ZERO } else { (i - step) as u32 }).collect();
-        let earlier = e.gather(&[&sums], &index);
-        sums = e.add(&sums, &earlier);
-        step *= 2;
-    }
-    sums
 }

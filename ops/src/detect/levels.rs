@@ -14,7 +14,7 @@ use sharelens_protocol::{Error, Result};
 
 use super::{Extent, columns};
 use crate::engine::Engine;
-use crate::layers::join;
+use crate::layers::{join, range};
 use crate::number::{Number, Scope};
 
 /// Levels of a pyramid.
@@ -88,10 +88,10 @@ impl Levels {
         }
         let (bits, all) = (join(e, &chosen.iter().collect::<Vec<_>>()), join(e, features));
         let parts = e.mul(scope.step(), &bits, &all).await?;
-        let n = (k * m) as u32;
-        let mut sum = e.gather(&[&parts], &(0..n).collect::<Vec<_>>());
-        for l in 1..features.len() as u32 {
-            let part = e.gather(&[&parts], &(l * n..(l + 1) * n).collect::<Vec<_>>());
+        let n = k * m;
+        let mut sum = range(e, &parts, 0, n);
+        for l in 1..features.len() {
+            let part = range(e, &parts, l * n, (l + 1) * n);
             sum = e.add(&sum, &part);
         }
         Ok(sum)

@@ -18,6 +18,7 @@ use sharelens_protocol::{Error, Result};
 
 use super::{columns, rows};
 use crate::engine::{Engine, Shuffled};
+use crate::layers::zeros;
 use crate::number::{Number, Scope};
 
 /// One pass over the list: groups of `group` rows, of which the best `keep` stay.
@@ -192,7 +193,7 @@ impl RankDetections {
         let keys = scores.finer(e, scope, n as i64)?.add_public(e, scope, &ties)?;
         // Differences of keys are compared.
         keys.times(e, scope, 2)?.reduce(e, scope)?;
-        let nothing = e.scale(keys.integers(), 0);
+        let nothing = zeros(e, keys.integers());
         let class: Vec<i64> = (0..n).map(|i| (i % classes) as i64 + 1).collect();
         let class = e.add_public(&nothing, &class);
         let of = |c: usize| -> Vec<u32> { (0..n).map(|i| (i / classes * 4 + c) as u32).collect() };

@@ -51,8 +51,8 @@ impl RoiAlign {
             && (1..=16).contains(&self.samples)
             && self.extent.width <= self.map[1] as f64
             && self.extent.height <= self.map[0] as f64
-            && product(&[self.boxes, self.bins, self.samples, self.map[0] + 2])
-            && product(&[self.boxes, self.bins, self.samples, self.map[1] + 2])
+            && product(&[self.boxes, self.bins, self.samples, self.map[0].saturating_add(2)])
+            && product(&[self.boxes, self.bins, self.samples, self.map[1].saturating_add(2)])
             && product(&[self.boxes, self.bins, self.map[1], self.map[2]])
             && product(&self.map)
             && (1e-3..=1e15).contains(&self.scale)

@@ -17,7 +17,7 @@ use sharelens_protocol::{Error, Result};
 
 use super::{Extent, columns};
 use crate::engine::{Engine, ProductShape, ZERO};
-use crate::layers::join;
+use crate::layers::{join, prefix_sums, range, zeros};
 use crate::number::{Number, Scope};
 
 /// Suppression within one list.
@@ -54,6 +54,7 @@ impl Suppress {
             && (4..=64).contains(&self.width)
             && columns
             && self.least.len() <= 8
+            && self.least.iter().map(|l| l.1).chain([self.least_side]).all(|l| l.unsigned_abs() < 1 << 61)
             && self.extent.is_valid()
             && (0.0..=1.0).contains(&self.threshold)
             && (1..=self.rows.max(2)).contains(&self.steps)
@@ -106,9 +107,7 @@ impl Suppress {
         let bends = e.reduce(&bends);
         let bends = e.relu(scope.step(), &bends).await?;
         let (p, n) = (pairs.len(), self.rows);
-        let part = |e: &mut E, from: usize, len: usize| {
-            e.gather(&[&bends], &(from as u32..(from + len) as u32).collect::<Vec<_>>())
-        };
+        let part = |e: &mut E, from: usize, len: usize| range(e, &bends, from, from + len);
         // [v >= least] = relu(v - least + 1) - relu(v - least), since these are integers.
         let none = zeros(e, &sides[0]);
         let mut invalid = e.add_public(&none, &[conditions.len() as i64]);
@@ -130,10 +129,7 @@ impl Suppress {
         let inner = e.relu(scope.step(), &inner).await?;
 
         // Areas of intersections and of boxes.
-        let half = |e: &mut E, i: usize| {
-            e.gather(&[&inner], &((i * p) as u32..((i + 1) * p) as u32).collect::<Vec<_>>())
-        };
-        let (x, y) = (half(e, 0), half(e, 1));
+        let (x, y) = (range(e, &inner, 0, p), range(e, &inner, p, 2 * p));
         let (x, y) = (join(e, &[&x, &sides[0]]), join(e, &[&y, &sides[1]]));
         let area = e.mul(scope.step(), &x, &y).await?;
         let area = Number::<E, Full>::new(
@@ -227,14 +223,8 @@ impl Suppress {
             unsettled = if step % 2 == 0 { e.sub(&keep, &next) } else { e.sub(&next, &keep) };
             keep = next;
         }
-        let total = super::keep::prefix_sums(e, &unsettled);
+        let total = prefix_sums(e, &unsettled, n);
         let index: Vec<u32> = (0..n as u32).chain([2 * n as u32 - 1]).collect();
         Ok(e.gather(&[&keep, &total], &index))
     }
-}
-
-/// Zeros, as many as `like` has elements.
-fn zeros<E: Engine>(e: &mut E, like: &E::V<Full>) -> E::V<Full> {
-    let n = e.len(like);
-    e.gather(&[like], &vec![ZERO; n])
 }

@@ -11,6 +11,7 @@ use sharelens_protocol::{Error, Result};
 
 use super::split;
 use crate::engine::Engine;
+use crate::layers::prefix_sums;
 use crate::number::{Number, Scope};
 
 /// 1 - bit. Local.
@@ -85,15 +86,7 @@ pub fn prefix_sum<E: Engine>(
 ) -> Result<Number<E, Full>> {
     let n = x.len(e);
     groups(n, group)?;
-    let mut v = x.integers().clone();
-    let mut step = 1;
-    while step < group {
-        let shifted: Vec<u32> =
-            (0..n).map(|i| if i % group >= step { (i - step) as u32 } else { crate::ZERO }).collect();
-        let before = e.gather(&[&v], &shifted);
-        v = e.add(&v, &before);
-        step *= 2;
-    }
+    let v = prefix_sums(e, x.integers(), group);
     Number::new(scope, v, x.scale(), x.bound() * group as f64)
 }
 
