@@ -5,7 +5,7 @@
 //! the [`Store`] by value. Nothing here can be cloned or read twice, and a step's correlation fits that step
 //! alone, since its randomness is drawn from the streams of that step.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::bilinear::{self, Linear};
@@ -332,8 +332,13 @@ impl<R: SecureRing> Correlation<R> {
     }
 }
 
-/// Correlations of one session between the thread that prepares them and the one that spends them, in the order
-/// of the plan and within a memory cap.
+/// Correlations of one session between the thread that prepares them and those that spend them, within a memory
+/// cap. They come in the order of the plan and are taken by step, so that parts of a session which run at once
+/// need not agree on an order.
+///
+/// The cap bends for one reason: whoever waits for a step that is not there yet gets it, although what lies before
+/// it is held and fills the cap. Preparing would wait for room, and room for preparing, otherwise. A session that
+/// takes in the order of the plan never exceeds the cap, and others do by what lies between the steps they take.
 pub struct Store<R: SecureRing> {
     cap: usize,
     state: Mutex<State<R>>,
@@ -341,8 +346,12 @@ pub struct Store<R: SecureRing> {
 }
 
 struct State<R: SecureRing> {
-    queue: VecDeque<(Step, Demand, Correlation<R>)>,
+    there: BTreeMap<Step, (Demand, Correlation<R>)>,
     held: usize,
+    /// The last step that came. What lies before it and is not there will not come any more.
+    last: Option<Step>,
+    /// Steps that somebody waits for.
+    awaited: BTreeSet<Step>,
     /// Whether the producer waits for room.
     blocked: bool,
     /// Bytes and messages that the helper sent, by layer.
@@ -353,12 +362,39 @@ struct State<R: SecureRing> {
     closed: bool,
 }
 
+impl<R: SecureRing> State<R> {
+    /// Whether `bytes` for `step` must wait.
+    fn full(&self, step: Step, bytes: usize, cap: usize) -> bool {
+        // Of the steps awaited those before `step` are there, or will be refused.
+        let awaited = self.awaited.last().is_some_and(|awaited| *awaited >= step);
+        !self.there.is_empty() && self.held.saturating_add(bytes) > cap && !awaited
+    }
+
+    /// What [`Store::take`] yields, or nothing as long as it may still come.
+    fn take(&mut self, step: Step, demand: &Demand) -> Option<Result<Correlation<R>>> {
+        if let Some((for_demand, correlation)) = self.there.remove(&step) {
+            self.held -= correlation.bytes();
+            let fits = for_demand == *demand;
+            let wrong = || Error::Correlation { step, reason: format!("one for {for_demand:?}") };
+            return Some(if fits { Ok(correlation) } else { Err(wrong()) });
+        }
+        match &self.done {
+            Some(Err(e)) => Some(Err(e.clone())),
+            None if self.closed => Some(Err(Error::Ended("the session is closed".into()))),
+            None if self.last < Some(step) => None,
+            _ => Some(Err(Error::Correlation { step, reason: "spent or never prepared".into() })),
+        }
+    }
+}
+
 impl<R: SecureRing> Store<R> {
     /// Holds at most `cap` bytes, or one correlation if that alone is larger.
     pub fn new(cap: usize) -> Self {
         let state = State {
-            queue: VecDeque::new(),
+            there: BTreeMap::new(),
             held: 0,
+            last: None,
+            awaited: BTreeSet::new(),
             blocked: false,
             dealt: BTreeMap::new(),
             done: None,
@@ -376,14 +412,18 @@ impl<R: SecureRing> Store<R> {
         self.changed.wait(guard).unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Adds the next correlation, waiting for room.
+    /// Adds the next correlation, waiting for room unless somebody waits for it or for a later one.
     ///
     /// # Errors
     /// [`Error::Ended`] if nobody will take it any more.
+    ///
+    /// # Panics
+    /// If `step` does not come after the last one.
     pub fn put(&self, step: Step, demand: Demand, correlation: Correlation<R>) -> Result<()> {
         let bytes = correlation.bytes();
         let mut state = self.lock();
-        while !state.closed && !state.queue.is_empty() && state.held + bytes > self.cap {
+        assert!(state.last.is_none_or(|last| last < step), "steps ascend");
+        while !state.closed && state.full(step, bytes, self.cap) {
             state.blocked = true;
             self.changed.notify_all();
             state = self.wait(state);
@@ -393,7 +433,8 @@ impl<R: SecureRing> Store<R> {
             return Err(Error::Ended("the session no longer takes correlations".into()));
         }
         state.held += bytes;
-        state.queue.push_back((step, demand, correlation));
+        state.last = Some(step);
+        state.there.insert(step, (demand, correlation));
         self.changed.notify_all();
         Ok(())
     }
@@ -408,7 +449,7 @@ impl<R: SecureRing> Store<R> {
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.queue.clear();
+        state.there.clear();
         state.held = 0;
         self.changed.notify_all();
     }
@@ -428,31 +469,24 @@ impl<R: SecureRing> Store<R> {
         }
     }
 
-    /// Takes the correlation of `step`, waiting for it.
+    /// Takes the correlation of `step`, waiting until the producer gets there.
     ///
     /// # Errors
-    /// [`Error::Correlation`] if the next one is for another step or demand, or none is left; the producer's
-    /// error if it failed.
+    /// [`Error::Correlation`] if the step's is for another demand, was taken already, or was never prepared; the
+    /// producer's error if it failed before.
     pub fn take(&self, step: Step, demand: &Demand) -> Result<Correlation<R>> {
         let mut state = self.lock();
-        loop {
-            if let Some((for_step, for_demand, correlation)) = state.queue.pop_front() {
-                state.held -= correlation.bytes();
-                self.changed.notify_all();
-                if (for_step, for_demand) != (step, *demand) {
-                    return Err(Error::Correlation { step, reason: format!("one for {for_step}") });
-                }
-                return Ok(correlation);
+        let taken = loop {
+            match state.take(step, demand) {
+                Some(taken) => break taken,
+                None if state.awaited.insert(step) => self.changed.notify_all(),
+                None => {}
             }
-            match &state.done {
-                Some(Err(e)) => return Err(e.clone()),
-                Some(Ok(())) => {
-                    return Err(Error::Correlation { step, reason: "spent or never prepared".into() });
-                }
-                None if state.closed => return Err(Error::Ended("the session is closed".into())),
-                None => state = self.wait(state),
-            }
-        }
+            state = self.wait(state);
+        };
+        state.awaited.remove(&step);
+        self.changed.notify_all();
+        taken
     }
 
     /// Adds what the helper sent to the ledger of the run.
@@ -471,10 +505,14 @@ impl<R: SecureRing> Store<R> {
         entry.1 += 1;
     }
 
-    /// Whether everything was prepared and spent, as it must be after a run.
+    /// Whether everything was prepared and spent, as it must be after a run. If nothing is left, waits for the
+    /// producer, which may be about to say that it is done.
     pub fn is_spent(&self) -> bool {
-        let state = self.lock();
-        state.queue.is_empty() && matches!(state.done, Some(Ok(())))
+        let mut state = self.lock();
+        while state.there.is_empty() && state.done.is_none() && !state.closed {
+            state = self.wait(state);
+        }
+        state.there.is_empty() && matches!(state.done, Some(Ok(())))
     }
 }
 
@@ -491,6 +529,13 @@ mod tests {
         DEMAND.prepare(&Z64::new(), Server::Server0, &prgs(1)[0], step, &[], |_| None).unwrap()
     }
 
+    fn triples_of(correlation: Correlation<Z64>) -> mul::Triples<Z64> {
+        match correlation {
+            Correlation::Mul(t) => t,
+            _ => unreachable!("a multiplication was asked for"),
+        }
+    }
+
     fn store() -> Store<Z64> {
         let store = Store::new(1 << 20);
         for call in 1..4 {
@@ -501,21 +546,69 @@ mod tests {
     }
 
     #[test]
-    fn each_is_taken_once_and_in_order() {
-        let store = store();
-        assert!(store.take(AT.call(1), &DEMAND).is_ok());
-        // The same again.
-        assert!(matches!(store.take(AT.call(1), &DEMAND), Err(Error::Correlation { .. })));
-        // What was in its place is gone, too.
-        assert!(store.take(AT.call(3), &DEMAND).is_ok());
-        assert!(store.is_spent());
+    fn each_is_taken_once_in_any_order() {
+        for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1]] {
+            let store = store();
+            for call in order {
+                assert!(!store.is_spent());
+                assert!(store.take(AT.call(call), &DEMAND).is_ok());
+                // The same again.
+                assert!(matches!(store.take(AT.call(call), &DEMAND), Err(Error::Correlation { .. })));
+            }
+            assert!(store.is_spent());
+        }
+    }
+
+    #[test]
+    fn what_was_passed_over_is_not_waited_for() {
+        // The producer is not done, but beyond these steps.
+        let store = Store::new(1 << 20);
+        store.put(AT.call(3), DEMAND, correlation(AT.call(3))).unwrap();
+        assert!(matches!(store.take(AT.call(2), &DEMAND), Err(Error::Correlation { .. })));
+        store.take(AT.call(3), &DEMAND).unwrap();
         assert!(matches!(store.take(AT.call(3), &DEMAND), Err(Error::Correlation { .. })));
+        store.finish(Ok(()));
+        assert!(matches!(store.take(AT.call(4), &DEMAND), Err(Error::Correlation { .. })));
+    }
+
+    #[test]
+    fn takers_wait_for_their_own_step() {
+        let store = Store::new(1 << 20);
+        std::thread::scope(|s| {
+            let takers = [3, 1, 2].map(|call| {
+                let store = &store;
+                s.spawn(move || {
+                    let taken = triples_of(store.take(AT.call(call), &DEMAND).unwrap());
+                    assert!(taken.same_masks(&triples_of(correlation(AT.call(call)))));
+                })
+            });
+            while store.lock().awaited.len() < takers.len() {
+                std::thread::yield_now();
+            }
+            for call in 1..4 {
+                store.put(AT.call(call), DEMAND, correlation(AT.call(call))).unwrap();
+            }
+            takers.into_iter().for_each(|t| t.join().unwrap());
+        });
+        store.finish(Ok(()));
+        assert!(store.is_spent() && store.lock().awaited.is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "steps ascend")]
+    fn a_step_comes_once() {
+        let store = store();
+        store.take(AT.call(3), &DEMAND).unwrap();
+        let _ = store.put(AT.call(3), DEMAND, correlation(AT.call(3)));
     }
 
     #[test]
     fn one_of_another_kind_is_refused() {
         for other in [Demand::Mul { n: N + 1 }, Demand::Convert { n: N }] {
-            assert!(matches!(store().take(AT.call(1), &other), Err(Error::Correlation { .. })));
+            let store = store();
+            assert!(matches!(store.take(AT.call(1), &other), Err(Error::Correlation { .. })));
+            // It was touched and is gone.
+            assert!(matches!(store.take(AT.call(1), &DEMAND), Err(Error::Correlation { .. })));
         }
     }
 
@@ -524,10 +617,8 @@ mod tests {
         // The same correction prepared for another step gives other triples: its masks differ.
         let (ring, prgs) = (Z64::new(), prgs(1));
         let sent = DEMAND.deal(&ring, [&prgs[0], &prgs[1]], AT, |_| None).unwrap();
-        let at = |step| match DEMAND.prepare(&ring, Server::Server1, &prgs[1], step, &sent, |_| None).unwrap()
-        {
-            Correlation::Mul(t) => t,
-            _ => unreachable!("a multiplication was asked for"),
+        let at = |step| {
+            triples_of(DEMAND.prepare(&ring, Server::Server1, &prgs[1], step, &sent, |_| None).unwrap())
         };
         assert!(at(AT).same_masks(&at(AT)));
         assert!(!at(AT).same_masks(&at(AT.call(9))));
@@ -570,6 +661,102 @@ mod tests {
             }
         });
         assert!(store.is_spent());
+    }
+
+    #[test]
+    fn the_cap_bends_for_those_who_wait_for_a_later_step() {
+        let one = correlation(AT).bytes();
+        let store = Store::<Z64>::new(2 * one);
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                for call in 1..20 {
+                    store.put(AT.call(call), DEMAND, correlation(AT.call(call))).unwrap();
+                }
+                store.finish(Ok(()));
+            });
+            // The producer waits for room, and this for the producer.
+            store.ready().unwrap();
+            store.take(AT.call(9), &DEMAND).unwrap();
+            // No further than needed: the eight before it, and nothing behind it until there is room.
+            let state = store.lock();
+            assert_eq!((state.held, state.last), (8 * one, Some(AT.call(9))));
+            drop(state);
+            store.take(AT.call(4), &DEMAND).unwrap();
+            for call in (1..20).filter(|call| ![4, 9].contains(call)) {
+                store.take(AT.call(call), &DEMAND).unwrap();
+            }
+        });
+        assert!(store.is_spent());
+    }
+
+    #[test]
+    fn several_takers_of_a_full_store_all_go_on() {
+        // By tens and backwards, so that each holds up what others need.
+        let one = correlation(AT).bytes();
+        let store = Store::<Z64>::new(one);
+        let (steps, takers) = (120, 3);
+        std::thread::scope(|s| {
+            for taker in 0..takers {
+                let store = &store;
+                s.spawn(move || {
+                    let mut calls: Vec<u16> = (1..=steps).filter(|call| call % takers == taker).collect();
+                    calls.sort_by_key(|call| (call / 10, std::cmp::Reverse(*call)));
+                    for call in calls {
+                        store.take(AT.call(call), &DEMAND).unwrap();
+                    }
+                });
+            }
+            for call in 1..=steps {
+                store.put(AT.call(call), DEMAND, correlation(AT.call(call))).unwrap();
+            }
+            store.finish(Ok(()));
+        });
+        assert!(store.is_spent() && store.lock().held == 0);
+    }
+
+    #[test]
+    fn waiting_ends_with_the_producer_or_the_session() {
+        let ends: [fn(&Store<Z64>); 3] = [
+            |store| store.finish(Err(Error::Ended("the helper is gone".into()))),
+            |store| store.close(),
+            |store| store.finish(Ok(())),
+        ];
+        for (end, words) in ends.into_iter().zip(["helper is gone", "is closed", "never prepared"]) {
+            let store = Store::<Z64>::new(100);
+            std::thread::scope(|s| {
+                let takers = [1, 2].map(|call| {
+                    s.spawn({
+                        let store = &store;
+                        move || store.take(AT.call(call), &DEMAND).err().unwrap().to_string()
+                    })
+                });
+                while store.lock().awaited.len() < takers.len() {
+                    std::thread::yield_now();
+                }
+                end(&store);
+                for taker in takers {
+                    assert!(taker.join().unwrap().contains(words), "{words}");
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_producer_that_has_yet_to_say_so_is_done() {
+        for left in [0, 1] {
+            let store = Store::<Z64>::new(1 << 20);
+            store.put(AT, DEMAND, correlation(AT)).unwrap();
+            store.take(AT, &DEMAND).unwrap();
+            std::thread::scope(|s| {
+                let spent = s.spawn(|| store.is_spent());
+                for call in 0..left {
+                    store.put(AT.call(2 + call), DEMAND, correlation(AT.call(2 + call))).unwrap();
+                    assert!(!store.is_spent());
+                }
+                store.finish(Ok(()));
+                assert_eq!(spent.join().unwrap(), left == 0);
+            });
+        }
     }
 
     #[test]
