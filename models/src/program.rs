@@ -2,8 +2,11 @@
 
 pub mod detect;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
 use sharelens_ops::engine::ProductShape;
 use sharelens_ops::layers::{self, ConvTranspose, MaxPool, Select, WeightedSum, activation, movement};
@@ -185,12 +188,13 @@ pub struct Progress<'a> {
     pub index: usize,
     /// The layer.
     pub layer: &'a Layer,
-    /// Wall-clock time that it took.
+    /// Wall-clock time since the layer before it was computed, or since the start.
     pub elapsed: Duration,
 }
 
-/// Runs a program on an engine. The outputs are in `Reduced`, at the scales of their layers. Values are dropped
-/// after their last use. The program must have been validated.
+/// Runs a program on an engine. The outputs are in `Reduced`, at the scales of their layers. Layers run as soon as
+/// their inputs are there: those that do not depend on each other share rounds. Values are dropped after their last
+/// use. The program must have been validated.
 ///
 /// # Errors
 ///
@@ -206,31 +210,91 @@ pub async fn run<E: Engine>(
     if found != expected {
         return Err(Error::Config(format!("an input of {found} numbers, expected {expected}")));
     }
-    let mut last_use = vec![0usize; program.layers.len() + 1];
-    for (i, layer) in program.layers.iter().enumerate() {
-        layer.inputs.iter().for_each(|&r| last_use[r as usize] = i);
-    }
-    program.outputs.iter().for_each(|&r| last_use[r as usize] = usize::MAX);
-    let mut registers: Vec<Option<Value<E>>> = vec![None; program.layers.len() + 1];
-    registers[0] = Some(Value::Full(input));
-    for (i, layer) in program.layers.iter().enumerate() {
-        let start = Instant::now();
-        let at = Step::layer(i as u32);
-        engine.enter(at);
-        // A value is moved out at its last use: copying a share costs as much as adding to it.
-        let take = |(place, &r): (usize, &Register)| {
-            let again = last_use[r as usize] != i || layer.inputs[place + 1..].contains(&r);
-            let register = &mut registers[r as usize];
-            if again { register.clone() } else { register.take() }.expect("kept until its last use")
-        };
-        let inputs: Vec<Value<E>> = layer.inputs.iter().enumerate().map(take).collect();
-        let shapes: Vec<&[usize]> = layer.inputs.iter().map(|&r| program.shape(r)).collect();
-        registers[i + 1] = Some(step(engine, at, program, layer, inputs, &shapes).await?);
-        on_layer(Progress { index: i, layer, elapsed: start.elapsed() });
+    let mut flow = Flow::new(program, Value::Full(input));
+    let mut running = FuturesUnordered::new();
+    let mut since = Instant::now();
+    loop {
+        while let Some(index) = flow.ready.pop_first() {
+            let (layer, at) = (&program.layers[index], Step::layer(index as u32));
+            let inputs = flow.take_inputs(layer);
+            let mut fork = engine.fork();
+            running.push(async move {
+                fork.enter(at);
+                let shapes: Vec<&[usize]> = layer.inputs.iter().map(|&r| program.shape(r)).collect();
+                let value = step(&mut fork, at, program, layer, inputs, &shapes).await;
+                (index, fork, value)
+            });
+        }
+        let Some((index, fork, value)) = running.next().await else { break };
+        engine.join(fork);
+        flow.put(index as Register + 1, value?);
+        let elapsed = std::mem::replace(&mut since, Instant::now()).elapsed();
+        on_layer(Progress { index, layer: &program.layers[index], elapsed });
     }
     engine.enter(Step::layer(program.layers.len().saturating_sub(1) as u32));
-    let outputs = program.outputs.iter().map(|&r| registers[r as usize].clone().expect("outputs are kept"));
-    Ok(outputs.map(|v| reduced(engine, v)).collect())
+    let lacking = || Error::Config("a program whose outputs are not computed".into());
+    let outputs = program.outputs.iter().map(|&r| flow.registers[r as usize].clone().ok_or_else(lacking));
+    outputs.map(|v| Ok(reduced(engine, v?))).collect()
+}
+
+/// Values on their way through a program.
+struct Flow<E: Engine> {
+    registers: Vec<Option<Value<E>>>,
+    /// Layers that read a register.
+    readers: Vec<Vec<usize>>,
+    /// How many reads of a register are still to come; an output is never read for the last time.
+    reads: Vec<usize>,
+    /// How many registers a layer waits for.
+    awaits: Vec<usize>,
+    /// Layers that wait for nothing.
+    ready: BTreeSet<usize>,
+}
+
+impl<E: Engine> Flow<E> {
+    fn new(program: &Program, input: Value<E>) -> Self {
+        let count = program.layers.len() + 1;
+        let mut flow = Self {
+            registers: (0..count).map(|_| None).collect(),
+            readers: vec![Vec::new(); count],
+            reads: vec![0; count],
+            awaits: vec![0; count - 1],
+            ready: BTreeSet::new(),
+        };
+        for (index, layer) in program.layers.iter().enumerate() {
+            for &r in &layer.inputs {
+                flow.readers[r as usize].push(index);
+                flow.reads[r as usize] += 1;
+                flow.awaits[index] += 1;
+            }
+        }
+        program.outputs.iter().for_each(|&r| flow.reads[r as usize] += 1);
+        flow.put(0, input);
+        flow
+    }
+
+    fn put(&mut self, register: Register, value: Value<E>) {
+        let register = register as usize;
+        for &reader in &self.readers[register] {
+            self.awaits[reader] -= 1;
+            if self.awaits[reader] == 0 {
+                self.ready.insert(reader);
+            }
+        }
+        if self.reads[register] > 0 {
+            self.registers[register] = Some(value);
+        }
+    }
+
+    /// What a ready layer reads. A value is moved out at its last use: copying a share costs as much as adding to it.
+    fn take_inputs(&mut self, layer: &Layer) -> Vec<Value<E>> {
+        let take = |&r: &Register| {
+            let (register, reads) = (&mut self.registers[r as usize], &mut self.reads[r as usize]);
+            *reads -= 1;
+            let value = if *reads > 0 { register.clone() } else { register.take() };
+            value.expect("there, and kept until its last use")
+        };
+        layer.inputs.iter().map(take).collect()
+    }
 }
 
 impl Program {
@@ -248,6 +312,17 @@ impl Program {
             0 => self.input_scale,
             r => self.layers[r as usize - 1].scale,
         }
+    }
+
+    /// Rounds of a run whose layers take `rounds`: those of the longest chain, since layers that do not depend on
+    /// each other share theirs.
+    pub fn rounds(&self, rounds: impl Fn(u32) -> u64) -> u64 {
+        let mut depth = vec![0; self.layers.len() + 1];
+        for (i, layer) in self.layers.iter().enumerate() {
+            let before = layer.inputs.iter().map(|&r| depth[r as usize]).max().unwrap_or(0);
+            depth[i + 1] = before + rounds(i as u32);
+        }
+        depth.into_iter().max().unwrap_or(0)
     }
 
     /// Elements of the input.

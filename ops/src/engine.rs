@@ -40,6 +40,16 @@ pub trait Engine {
     /// A secret operand that stays for several products.
     type Operand;
 
+    /// An engine for work that runs beside other work of the same run. Their messages share rounds.
+    fn fork(&mut self) -> Self
+    where
+        Self: Sized;
+
+    /// Takes back the books of a fork whose work is done.
+    fn join(&mut self, fork: Self)
+    where
+        Self: Sized;
+
     /// Says that what follows belongs to the layer of `at`, for engines that keep books. Local.
     fn enter(&mut self, at: Step) {
         let _ = at;

@@ -229,6 +229,15 @@ pub fn divide_round(v: i64, divisor: i64) -> i64 {
     if v < 0 { -(magnitude as i64) } else { magnitude as i64 }
 }
 
+/// SplitMix64: what its state grows by, and the number drawn at a state.
+const SPLIT_MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+
+fn mixed(state: u64) -> u64 {
+    let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 /// A number that looks random, the same on every run; good for nothing but tests and estimates.
 pub(crate) fn scrambled(at: Step, index: u32) -> u64 {
     let z = (at.to_bits() ^ u64::from(index))
@@ -253,6 +262,25 @@ pub struct Operand {
 impl Engine for Plain {
     type V<D: Domain> = Values<D>;
     type Operand = Operand;
+
+    fn fork(&mut self) -> Self {
+        let mut fork = Self::new(self.bounds, self.weights.clone()).with_rounding(self.rounding);
+        fork.layer = self.layer;
+        if let (Rounding::Random(own), Rounding::Random(forked)) = (&mut self.rounding, &mut fork.rounding) {
+            *own = own.wrapping_add(SPLIT_MIX);
+            *forked = mixed(*own);
+        }
+        fork
+    }
+
+    fn join(&mut self, fork: Self) {
+        for (layer, peak) in fork.peaks {
+            let own = self.peaks.entry(layer).or_default();
+            own.full = own.full.max(peak.full);
+            own.reduced = own.reduced.max(peak.reduced);
+        }
+        self.overflow = self.overflow.take().or(fork.overflow);
+    }
 
     fn enter(&mut self, at: Step) {
         self.layer = at.layer_index();
@@ -329,14 +357,9 @@ impl Engine for Plain {
         let Rounding::Random(state) = self.rounding else {
             return self.map(at, x.as_slice(), |v| divide_round(v, divisor));
         };
-        // SplitMix64, whose state after `i` draws is known without drawing.
-        let after = |i: usize| state.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let draw = |i: usize| {
-            let z = after(i + 1);
-            let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((u128::from(z ^ (z >> 31)) * divisor as u128) >> 64) as i64
-        };
+        // The state after `i` draws is known without drawing.
+        let after = |i: usize| state.wrapping_add((i as u64).wrapping_mul(SPLIT_MIX));
+        let draw = |i: usize| ((u128::from(mixed(after(i + 1))) * divisor as u128) >> 64) as i64;
         let rounded = |(i, &v): (usize, &i64)| v.saturating_add(draw(i)).div_euclid(divisor);
         let numbers = x.numbers.par_iter().enumerate().with_min_len(RUN).map(rounded).collect();
         self.rounding = Rounding::Random(after(x.numbers.len()));

@@ -78,6 +78,14 @@ impl<R: SecureRing> Engine for Planner<R> {
     type V<D: Domain> = Length<D>;
     type Operand = ProductShape;
 
+    fn fork(&mut self) -> Self {
+        Self::new(self.rounds)
+    }
+
+    fn join(&mut self, fork: Self) {
+        self.plan.append(fork.plan);
+    }
+
     fn len<D: Domain>(&self, v: &Length<D>) -> usize {
         v.n
     }

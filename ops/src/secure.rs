@@ -1,40 +1,51 @@
 //! The engine on shares: one server's side of a run.
 
 use sharelens_protocol::bilinear::{self, Resident};
-use sharelens_protocol::channel::Channel;
 use sharelens_protocol::compare::Rounds;
 use sharelens_protocol::convert::{self, Interactive};
 use sharelens_protocol::correlation::{Correlation, Demand, SecureRing, Store};
+use sharelens_protocol::cost::Ledger;
+use sharelens_protocol::lanes::Lane;
 use sharelens_protocol::ring::{self, Domain, Full, Range, Reduced};
 use sharelens_protocol::sign::{self, Comparison, Output, Slopes};
-use sharelens_protocol::{Error, Party, Result, Share, Step, mul, order, product, shuffle};
+use sharelens_protocol::{Error, Party, Result, Server, Share, Step, mul, order, product, shuffle};
 
 use crate::engine::{Engine, Linear, ProductShape, Shuffled};
 use crate::planner::{check_map, check_operand, rows_of};
 
 /// [`Engine`] over one server's shares. Both servers must run the same layers.
-pub struct Secure<'a, R: SecureRing, C> {
-    party: Party<'a, R, C>,
+pub struct Secure<'a, R: SecureRing> {
+    ring: &'a R,
+    role: Server,
+    lane: Lane,
+    ledger: Ledger,
     weights: &'a [Resident<R>],
     store: &'a Store<R>,
     rounds: Rounds,
 }
 
-impl<'a, R: SecureRing, C: Channel> Secure<'a, R, C> {
-    /// One run of `party`, with weights by [`Linear::weight`] and correlations prepared for a plan with the
-    /// same `rounds`.
-    pub const fn new(
-        party: Party<'a, R, C>,
+impl<'a, R: SecureRing> Secure<'a, R> {
+    /// One run of server `role` over the link that drives `lane`, with weights by [`Linear::weight`] and
+    /// correlations prepared for a plan with the same `rounds`.
+    pub fn new(
+        ring: &'a R,
+        role: Server,
+        lane: Lane,
         weights: &'a [Resident<R>],
         store: &'a Store<R>,
         rounds: Rounds,
     ) -> Self {
-        Self { party, weights, store, rounds }
+        Self { ring, role, lane, ledger: Ledger::default(), weights, store, rounds }
     }
 
     /// The party, between layers.
-    pub const fn party(&mut self) -> &mut Party<'a, R, C> {
-        &mut self.party
+    pub const fn party(&mut self) -> Party<'_, R, Lane> {
+        Party { ring: self.ring, role: self.role, channel: &mut self.lane, ledger: &mut self.ledger }
+    }
+
+    /// What was counted.
+    pub fn into_ledger(self) -> Ledger {
+        self.ledger
     }
 
     fn take_sign(&self, at: Step, n: usize, output: Output) -> Result<sign::Correlation<R>> {
@@ -56,7 +67,7 @@ impl<'a, R: SecureRing, C: Channel> Secure<'a, R, C> {
 
     /// Integers as words of `n` elements, repeated.
     fn repeat(&self, range: Range, constants: &[i64], n: usize) -> Vec<R::Word> {
-        let ring = self.party.ring;
+        let ring = self.ring;
         ring::repeat(ring.planes(range), &ring.encode(range, constants), n)
     }
 }
@@ -65,55 +76,63 @@ fn of_another_kind(step: Step) -> Error {
     Error::Correlation { step, reason: "of another kind".into() }
 }
 
-impl<R: SecureRing, C: Channel> Engine for Secure<'_, R, C> {
+impl<R: SecureRing> Engine for Secure<'_, R> {
     type V<D: Domain> = Share<R, D>;
     type Operand = product::Operand<R>;
 
+    fn fork(&mut self) -> Self {
+        Self { lane: self.lane.clone(), ledger: Ledger::default(), ..*self }
+    }
+
+    fn join(&mut self, fork: Self) {
+        self.ledger.merge(fork.ledger);
+    }
+
     fn len<D: Domain>(&self, v: &Share<R, D>) -> usize {
-        v.len(self.party.ring)
+        v.len(self.ring)
     }
 
     fn add<D: Domain>(&mut self, a: &Share<R, D>, b: &Share<R, D>) -> Share<R, D> {
         let mut out = a.clone();
-        self.party.ring.add(D::RANGE, out.words_mut(), b.words());
+        self.ring.add(D::RANGE, out.words_mut(), b.words());
         out
     }
 
     fn sub<D: Domain>(&mut self, a: &Share<R, D>, b: &Share<R, D>) -> Share<R, D> {
         let mut out = a.clone();
-        self.party.ring.sub(D::RANGE, out.words_mut(), b.words());
+        self.ring.sub(D::RANGE, out.words_mut(), b.words());
         out
     }
 
     fn scale<D: Domain>(&mut self, a: &Share<R, D>, factor: i64) -> Share<R, D> {
         let mut out = a.clone();
-        self.party.ring.scale(D::RANGE, out.words_mut(), factor);
+        self.ring.scale(D::RANGE, out.words_mut(), factor);
         out
     }
 
     fn scale_each<D: Domain>(&mut self, a: &Share<R, D>, factors: &[i64]) -> Share<R, D> {
         let mut out = a.clone();
         let factors = self.repeat(D::RANGE, factors, self.len(a));
-        self.party.ring.mul(D::RANGE, out.words_mut(), &factors);
+        self.ring.mul(D::RANGE, out.words_mut(), &factors);
         out
     }
 
     fn add_public<D: Domain>(&mut self, a: &Share<R, D>, constants: &[i64]) -> Share<R, D> {
         let mut out = a.clone();
         let constants = self.repeat(D::RANGE, constants, self.len(a));
-        if self.party.role.is_first() {
-            self.party.ring.add(D::RANGE, out.words_mut(), &constants);
+        if self.role.is_first() {
+            self.ring.add(D::RANGE, out.words_mut(), &constants);
         }
         out
     }
 
     fn gather<D: Domain>(&mut self, parts: &[&Share<R, D>], index: &[u32]) -> Share<R, D> {
         let words: Vec<&[R::Word]> = parts.iter().map(|p| p.words()).collect();
-        Share::new(ring::gather(self.party.ring.planes(D::RANGE), &words, index))
+        Share::new(ring::gather(self.ring.planes(D::RANGE), &words, index))
     }
 
     fn reduce(&mut self, x: &Share<R, Full>) -> Share<R, Reduced> {
-        x.reduce(self.party.ring)
+        x.reduce(self.ring)
     }
 
     async fn linear(&mut self, at: Step, map: &Linear, x: &Share<R, Full>) -> Result<Share<R, Full>> {
@@ -124,27 +143,27 @@ impl<R: SecureRing, C: Channel> Engine for Secure<'_, R, C> {
         let resident = self.weights.get(map.weight as usize);
         let resident =
             resident.ok_or_else(|| Error::Config(format!("weight {} is not loaded", map.weight)))?;
-        bilinear::apply(&mut self.party, at, map, resident, x, masked).await
+        bilinear::apply(&mut self.party(), at, map, resident, x, masked).await
     }
 
     async fn rescale(&mut self, at: Step, x: &Share<R, Full>) -> Result<Share<R, Reduced>> {
         let mask = self.take_convert(at, self.len(x), Interactive::Rescale)?;
-        convert::rescale(&mut self.party, at, x, mask).await
+        convert::rescale(&mut self.party(), at, x, mask).await
     }
 
     async fn lift(&mut self, at: Step, x: &Share<R, Reduced>) -> Result<Share<R, Full>> {
         let mask = self.take_convert(at, self.len(x), Interactive::Lift)?;
-        convert::lift(&mut self.party, at, x, mask).await
+        convert::lift(&mut self.party(), at, x, mask).await
     }
 
     async fn relu(&mut self, at: Step, x: &Share<R, Reduced>) -> Result<Share<R, Full>> {
         let correlation = self.take_sign(at, self.len(x), Output::Full)?;
-        sign::relu(&mut self.party, at, x, correlation).await
+        sign::relu(&mut self.party(), at, x, correlation).await
     }
 
     async fn relu_reduced(&mut self, at: Step, x: &Share<R, Reduced>) -> Result<Share<R, Reduced>> {
         let correlation = self.take_sign(at, self.len(x), Output::Reduced)?;
-        sign::relu(&mut self.party, at, x, correlation).await
+        sign::relu(&mut self.party(), at, x, correlation).await
     }
 
     async fn slopes(
@@ -155,19 +174,19 @@ impl<R: SecureRing, C: Channel> Engine for Secure<'_, R, C> {
         negative: i64,
     ) -> Result<Share<R, Full>> {
         let correlation = self.take_sign(at, self.len(x), Output::Full)?;
-        sign::slopes(&mut self.party, at, x, correlation, Slopes { positive, negative }).await
+        sign::slopes(&mut self.party(), at, x, correlation, Slopes { positive, negative }).await
     }
 
     async fn is_negative(&mut self, at: Step, x: &Share<R, Reduced>) -> Result<Share<R, Full>> {
         let correlation = self.take_sign(at, self.len(x), Output::Bit)?;
-        sign::is_negative(&mut self.party, at, x, correlation).await
+        sign::is_negative(&mut self.party(), at, x, correlation).await
     }
 
     async fn mul(&mut self, at: Step, x: &Share<R, Full>, y: &Share<R, Full>) -> Result<Share<R, Full>> {
         let Correlation::Mul(triples) = self.store.take(at, &Demand::Mul { n: self.len(x) })? else {
             return Err(of_another_kind(at));
         };
-        mul::mul(&mut self.party, at, x, y, triples).await
+        mul::mul(&mut self.party(), at, x, y, triples).await
     }
 
     async fn shuffle<D: Domain>(
@@ -180,7 +199,7 @@ impl<R: SecureRing, C: Channel> Engine for Secure<'_, R, C> {
         let Correlation::Shuffle(correlation) = self.store.take(at, &Demand::Shuffle(demand))? else {
             return Err(of_another_kind(at));
         };
-        shuffle::shuffle(&mut self.party, at, x.clone(), correlation).await.map(Shuffled::new)
+        shuffle::shuffle(&mut self.party(), at, x.clone(), correlation).await.map(Shuffled::new)
     }
 
     async fn open_order(
@@ -199,15 +218,15 @@ impl<R: SecureRing, C: Channel> Engine for Secure<'_, R, C> {
             };
             let [a, b] = [firsts, seconds].map(|index| self.gather(&[keys.rows()], &index));
             let difference = self.sub(&a, &b);
-            smaller = sign::open(&mut self.party, at, &difference, correlation).await?;
+            smaller = sign::open(&mut self.party(), at, &difference, correlation).await?;
         }
         order::descending(at, group, n, &smaller)
     }
 
     async fn open_places(&mut self, at: Step, places: &Shuffled<Share<R, Reduced>>) -> Result<Vec<u32>> {
         let own = places.rows().words().to_vec();
-        let opened = self.party.open(at, Range::Reduced, own).await?;
-        shuffle::permutation(at, &self.party.ring.decode(Range::Reduced, &opened))
+        let opened = self.party().open(at, Range::Reduced, own).await?;
+        shuffle::permutation(at, &self.ring.decode(Range::Reduced, &opened))
     }
 
     fn operand(&mut self, at: Step, shape: ProductShape, y: Share<R, Full>) -> Result<product::Operand<R>> {
@@ -224,6 +243,6 @@ impl<R: SecureRing, C: Channel> Engine for Secure<'_, R, C> {
         operand: &mut product::Operand<R>,
         x: &Share<R, Full>,
     ) -> Result<Share<R, Full>> {
-        product::product(&mut self.party, at, operand, x).await
+        product::product(&mut self.party(), at, operand, x).await
     }
 }

@@ -15,9 +15,11 @@ use sharelens_protocol::channel::Memory;
 use sharelens_protocol::compare::Rounds;
 use sharelens_protocol::correlation::{SecureRing, Store};
 use sharelens_protocol::cost::Ledger;
+use sharelens_protocol::lanes;
 use sharelens_protocol::prg::{Prg, Purpose, Seed};
 use sharelens_protocol::ring::kernel::Conv;
 use sharelens_protocol::ring::{Domain, Moduli, Range, Reduced, Rns, Z64};
+use sharelens_protocol::secret::Secret;
 use sharelens_protocol::{Party, Result, Server, Share, Step, share};
 
 const AT: Step = Step::layer(5);
@@ -282,19 +284,21 @@ fn secure<R: SecureRing, L: Layer>(ring: &R, layer: &L, x: &[i64], rounds: Round
     .unwrap();
 
     // Online.
-    let mut ledgers = [Ledger::default(), Ledger::default()];
     let client = prg(6);
     let x1 = share::split(ring, Range::Reduced, &client, Step::layer(0), Purpose::Input, x);
     let x0 = ring.uniform(Range::Reduced, client.at(Step::layer(0), Purpose::Input), x.len());
-    let (y0, y1) = {
-        let [l0, l1] = &mut ledgers;
-        let p0 = Party { ring, role: Server::Server0, channel: &mut to_1, ledger: l0 };
-        let p1 = Party { ring, role: Server::Server1, channel: &mut to_0, ledger: l1 };
-        let mut e0 = Secure::new(p0, &w0, &stores[0], rounds);
-        let mut e1 = Secure::new(p1, &w1, &stores[1], rounds);
-        let (x0, x1) = (Share::new(x0), Share::new(x1));
-        block_on(try_join(layer.run(&mut e0, divisor, &x0), layer.run(&mut e1, divisor, &x1))).unwrap()
+    let online = async |role: Server, channel: &mut Memory, weights: &[_], x: Secret<R::Word>| {
+        lanes::drive(channel, async |lane| {
+            let mut e = Secure::new(ring, role, lane, weights, &stores[role.index()], rounds);
+            let y = layer.run(&mut e, divisor, &Share::new(x)).await?;
+            Ok((y, e.into_ledger()))
+        })
+        .await
     };
+    let (of_0, of_1) =
+        (online(Server::Server0, &mut to_1, &w0, x0), online(Server::Server1, &mut to_0, &w1, x1));
+    let ((y0, l0), (y1, l1)) = block_on(try_join(of_0, of_1)).unwrap();
+    let ledgers = [l0, l1];
     let planned: sharelens_protocol::cost::Cost = plan.costs(ring).into_values().sum();
     for (ledger, store) in ledgers.iter().zip(&stores) {
         let total = ledger.total();

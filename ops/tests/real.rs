@@ -13,11 +13,12 @@ use sharelens_ops::{Secure, real};
 use sharelens_protocol::channel::Memory;
 use sharelens_protocol::compare::Rounds;
 use sharelens_protocol::correlation::{SecureRing, Store};
-use sharelens_protocol::cost::{Cost, Ledger};
+use sharelens_protocol::cost::Cost;
+use sharelens_protocol::lanes;
 use sharelens_protocol::prg::{Prg, Purpose, Seed};
 use sharelens_protocol::ring::{Full, Moduli, Range, Reduced, Rns, Z64};
 use sharelens_protocol::secret::Secret;
-use sharelens_protocol::{Error, Party, Result, Server, Share, Step, share};
+use sharelens_protocol::{Error, Result, Server, Share, Step, share};
 
 const AT: Step = Step::layer(9);
 const POINTS: usize = 12_000;
@@ -446,22 +447,22 @@ fn secure<R: SecureRing, F: Function>(ring: &R, bounds: Bounds, f: &F, x: &[i64]
     .unwrap();
 
     let (mut to_1, mut to_0) = Memory::pair("server 0", "server 1");
-    let mut ledgers = [Ledger::default(), Ledger::default()];
     let client = prg(6);
     let x1 = share::split(ring, Range::Reduced, &client, Step::layer(0), Purpose::Input, x);
     let x0 = ring.uniform(Range::Reduced, client.at(Step::layer(0), Purpose::Input), x.len());
-    let (y0, y1) = {
-        let [l0, l1] = &mut ledgers;
-        let p0 = Party { ring, role: Server::Server0, channel: &mut to_1, ledger: l0 };
-        let p1 = Party { ring, role: Server::Server1, channel: &mut to_0, ledger: l1 };
-        let run = async |party, store, x: Secret<R::Word>| {
-            let mut e = Secure::new(party, &[], store, Rounds::Balanced);
+    let run = async |role: Server, channel: &mut Memory, x: Secret<R::Word>| {
+        lanes::drive(channel, async |lane| {
+            let mut e = Secure::new(ring, role, lane, &[], &stores[role.index()], Rounds::Balanced);
             let mut scope = Scope::new(AT, bounds);
             let x = Number::new(&scope, Share::new(x), F::SCALE, F::BOUND)?;
-            Ok::<_, Error>(of::<R, _>(f.run(&mut e, &mut scope, &x).await?))
-        };
-        block_on(try_join(run(p0, &stores[0], x0), run(p1, &stores[1], x1))).unwrap()
+            let y = of::<R, _>(f.run(&mut e, &mut scope, &x).await?);
+            Ok((y, e.into_ledger()))
+        })
+        .await
     };
+    let (of_0, of_1) = (run(Server::Server0, &mut to_1, x0), run(Server::Server1, &mut to_0, x1));
+    let ((y0, l0), (y1, l1)) = block_on(try_join(of_0, of_1)).unwrap();
+    let ledgers = [l0, l1];
     let planned: Cost = plan.costs(ring).into_values().sum();
     for (ledger, store) in ledgers.iter().zip(&stores) {
         let total = ledger.total();

@@ -11,6 +11,7 @@ use sharelens_ops::{Planner, Secure};
 use sharelens_protocol::bilinear::{self, Linear, Mask, Resident};
 use sharelens_protocol::correlation::{Plan, SecureRing, Store};
 use sharelens_protocol::cost::{Cost, Ledger};
+use sharelens_protocol::lanes;
 use sharelens_protocol::prg::{Prg, Purpose, Seed};
 use sharelens_protocol::refresh;
 use sharelens_protocol::ring::{Full, Range, Rns, Z64};
@@ -142,11 +143,15 @@ impl<R: SecureRing> Model<R> {
             Purpose::Input,
             program.input_len(),
         )?;
-        let (mut ledger, mut times) = (Ledger::default(), Vec::new());
-        let party = Party { ring: &self.ring, role, channel, ledger: &mut ledger };
-        let mut engine = Secure::new(party, &weights.residents, store, self.manifest.rounds);
-        let on_layer = |p: sharelens_models::program::Progress<'_>| times.push((p.index, p.elapsed));
-        let outputs = run(program, &mut engine, Share::<R, Full>::new(input), on_layer).await?;
+        let mut times = Vec::new();
+        let (residents, rounds) = (&weights.residents, self.manifest.rounds);
+        let (mut engine, outputs) = lanes::drive(channel, async |lane| {
+            let mut engine = Secure::new(&self.ring, role, lane, residents, store, rounds);
+            let on_layer = |p: sharelens_models::program::Progress<'_>| times.push((p.index, p.elapsed));
+            let outputs = run(program, &mut engine, Share::<R, Full>::new(input), on_layer).await?;
+            Ok((engine, outputs))
+        })
+        .await?;
         if !store.is_spent() {
             let reason = "left over after the run".into();
             return Err(Error::Correlation { step: Step::layer(program.layers.len() as u32), reason });
@@ -156,9 +161,10 @@ impl<R: SecureRing> Model<R> {
         for (call, output) in (0..).zip(outputs) {
             // No layer has this index.
             let at = Step::layer(u32::MAX).call(call);
-            let output = refresh::refresh(engine.party(), at, &pair, output);
+            let output = refresh::refresh(&engine.party(), at, &pair, output);
             bytes.extend_from_slice(bytemuck::cast_slice(output.words()));
         }
+        let mut ledger = engine.into_ledger();
         for (index, elapsed) in times {
             ledger.layer(index as u32).seconds += elapsed.as_secs_f64();
         }

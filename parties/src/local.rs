@@ -130,7 +130,13 @@ impl Party {
 
     /// Takes one end of a link into use.
     pub fn channel(&self, end: End) -> Virtual {
-        Virtual { end, clock: self.clock.clone(), baton: self.baton.clone(), free: Duration::ZERO }
+        Virtual {
+            end,
+            clock: self.clock.clone(),
+            baton: self.baton.clone(),
+            free: Duration::ZERO,
+            peeked: None,
+        }
     }
 }
 
@@ -177,9 +183,29 @@ pub struct Virtual {
     baton: Baton,
     /// When the direction to the peer is free again.
     free: Duration,
+    /// The next message, if it was looked at.
+    peeked: Option<Message>,
 }
 
 impl Virtual {
+    /// The next message, awaited without a charge.
+    fn message(&mut self) -> Result<Message> {
+        if let Some(message) = self.peeked.take() {
+            return Ok(message);
+        }
+        self.clock.charge();
+        let message = match self.end.rx.try_recv() {
+            Ok(message) => Ok(message),
+            Err(_) => {
+                self.baton.give();
+                let message = self.end.rx.recv();
+                self.baton.take();
+                message
+            }
+        };
+        message.map_err(|_| self.gone())
+    }
+
     fn gone(&self) -> Error {
         Error::Link { peer: self.end.peer.clone(), reason: "closed".into() }
     }
@@ -196,18 +222,15 @@ impl Channel for Virtual {
         Ok(())
     }
 
+    async fn next(&mut self, _: Step) -> Result<(Step, usize)> {
+        let message = self.message()?;
+        let next = (message.step, message.bytes.len());
+        self.peeked = Some(message);
+        Ok(next)
+    }
+
     async fn recv(&mut self, step: Step, len: usize) -> Result<Vec<u8>> {
-        self.clock.charge();
-        let message = match self.end.rx.try_recv() {
-            Ok(message) => Ok(message),
-            Err(_) => {
-                self.baton.give();
-                let message = self.end.rx.recv();
-                self.baton.take();
-                message
-            }
-        };
-        let Message { step: found, bytes, arrives } = message.map_err(|_| self.gone())?;
+        let Message { step: found, bytes, arrives } = self.message()?;
         check_header(&header(found, bytes.len()), step, len)?;
         self.clock.resume(arrives);
         self.end.traffic.add_received(len + HEADER_BYTES);

@@ -1,9 +1,11 @@
 //! Moving bytes between two parties of one session.
 
 use std::future::Future;
+use std::pin::Pin;
 
 use futures::StreamExt;
 use futures::channel::mpsc;
+use futures::stream::Peekable;
 
 use crate::error::{Error, Result};
 use crate::step::Step;
@@ -22,6 +24,13 @@ pub trait Channel {
     /// # Errors
     /// [`Error::Link`] when the peer is gone.
     fn send(&mut self, step: Step, bytes: Vec<u8>) -> impl Future<Output = Result<()>>;
+
+    /// Waits for the header of the next message and says its step and length, neither of which is checked. The
+    /// message stays where it is. `due` is a step that is awaited, for errors.
+    ///
+    /// # Errors
+    /// [`Error::Link`] or [`Error::Timeout`] when none comes.
+    fn next(&mut self, due: Step) -> impl Future<Output = Result<(Step, usize)>>;
 
     /// Waits for the message of `step`, which must be exactly `len` bytes long.
     ///
@@ -49,25 +58,34 @@ pub fn header(step: Step, len: usize) -> [u8; HEADER_BYTES] {
 /// [`Error::Peer`] if step, length or magic differ.
 pub fn check_header(header: &[u8; HEADER_BYTES], step: Step, len: usize) -> Result<()> {
     let peer = |expected: String, found: String| Err(Error::Peer { step, expected, found });
-    if &header[12..] != b"SLM1" {
-        return peer("a message header".into(), "bytes that are none".into());
-    }
-    let found = Step::from_bits(u64::from_le_bytes(header[..8].try_into().expect("8 bytes")));
+    let (found, bytes) = read_header(header, step)?;
     if found != step {
         return peer(step.to_string(), found.to_string());
     }
-    let found = u32::from_le_bytes(header[8..12].try_into().expect("4 bytes")) as usize;
-    if found != len {
-        return peer(format!("{len} bytes"), format!("{found} bytes"));
+    if bytes != len {
+        return peer(format!("{len} bytes"), format!("{bytes} bytes"));
     }
     Ok(())
+}
+
+/// Step and length that a header names. `due` is a step that is awaited.
+///
+/// # Errors
+/// [`Error::Peer`] if it is no header.
+pub fn read_header(header: &[u8; HEADER_BYTES], due: Step) -> Result<(Step, usize)> {
+    if &header[12..] != b"SLM1" {
+        let (expected, found) = ("a message header".into(), "bytes that are none".into());
+        return Err(Error::Peer { step: due, expected, found });
+    }
+    let step = Step::from_bits(u64::from_le_bytes(header[..8].try_into().expect("8 bytes")));
+    Ok((step, u32::from_le_bytes(header[8..12].try_into().expect("4 bytes")) as usize))
 }
 
 /// A channel within one process.
 pub struct Memory {
     peer: String,
     tx: mpsc::UnboundedSender<(Step, Vec<u8>)>,
-    rx: mpsc::UnboundedReceiver<(Step, Vec<u8>)>,
+    rx: Peekable<mpsc::UnboundedReceiver<(Step, Vec<u8>)>>,
 }
 
 impl Memory {
@@ -75,7 +93,12 @@ impl Memory {
     pub fn pair(a: &str, b: &str) -> (Self, Self) {
         let (to_b, from_a) = mpsc::unbounded();
         let (to_a, from_b) = mpsc::unbounded();
-        (Self { peer: b.into(), tx: to_b, rx: from_b }, Self { peer: a.into(), tx: to_a, rx: from_a })
+        let end = |peer: &str, tx, rx: mpsc::UnboundedReceiver<_>| Self {
+            peer: peer.into(),
+            tx,
+            rx: rx.peekable(),
+        };
+        (end(b, to_b, from_b), end(a, to_a, from_a))
     }
 
     fn gone(&self) -> Error {
@@ -86,6 +109,13 @@ impl Memory {
 impl Channel for Memory {
     async fn send(&mut self, step: Step, bytes: Vec<u8>) -> Result<()> {
         self.tx.unbounded_send((step, bytes)).map_err(|_| self.gone())
+    }
+
+    async fn next(&mut self, _: Step) -> Result<(Step, usize)> {
+        match Pin::new(&mut self.rx).peek().await {
+            Some((step, bytes)) => Ok((*step, bytes.len())),
+            None => Err(self.gone()),
+        }
     }
 
     async fn recv(&mut self, step: Step, len: usize) -> Result<Vec<u8>> {
@@ -110,10 +140,13 @@ mod tests {
             a.send(AT, vec![1, 2]).await.unwrap();
             a.send(AT.message(1), vec![3]).await.unwrap();
             a.send(AT.message(2), vec![4]).await.unwrap();
+            assert_eq!(b.next(AT).await.unwrap(), (AT, 2));
+            assert_eq!(b.next(AT).await.unwrap(), (AT, 2), "it is still there");
             assert_eq!(b.recv(AT, 2).await.unwrap(), [1, 2]);
             assert!(matches!(b.recv(AT.message(1), 2).await, Err(Error::Peer { .. })), "wrong length");
             assert!(matches!(b.recv(AT.message(1), 1).await, Err(Error::Peer { .. })), "wrong step");
             drop(a);
+            assert!(matches!(b.next(AT).await, Err(Error::Link { .. })));
             assert!(matches!(b.recv(AT, 1).await, Err(Error::Link { .. })));
         });
     }

@@ -142,13 +142,12 @@ fn not_loaded(weight: u32) -> Error {
     Error::Config(format!("weight {weight} is not loaded"))
 }
 
-/// All demands of one run, in the order in which they are spent.
+/// All demands of one run, by step: they are prepared in this order, and spent about in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    demands: Vec<(Step, Demand)>,
-    openings: Vec<(Step, Opening)>,
+    demands: BTreeMap<Step, Demand>,
+    openings: BTreeMap<Step, Opening>,
     weights: BTreeSet<u32>,
-    last: Option<Step>,
 }
 
 /// An opening of shares as they are, which consumes nothing and is listed for its cost.
@@ -165,17 +164,17 @@ impl Opening {
 }
 
 impl Plan {
-    /// Adds the next demand.
+    /// Adds a demand.
     ///
     /// # Panics
-    /// If `step` is not the start of a call or does not come after the last one, or if a weight has a map
-    /// already: masks would be drawn twice.
+    /// If `step` is not the start of a call or has a demand or an opening, or if a weight has a map already: masks
+    /// would be drawn twice.
     pub fn push(&mut self, step: Step, demand: Demand) {
         if let Demand::Linear(map) = demand {
             assert!(self.weights.insert(map.weight), "a weight belongs to one map");
         }
-        self.advance(step);
-        self.demands.push((step, demand));
+        self.check_new(step);
+        self.demands.insert(step, demand);
     }
 
     /// Adds an opening of `n` elements, which needs no correlation: nothing is dealt for it or prepared.
@@ -183,14 +182,23 @@ impl Plan {
     /// # Panics
     /// As [`Self::push`].
     pub fn push_opening(&mut self, step: Step, n: usize, range: Range) {
-        self.advance(step);
-        self.openings.push((step, Opening { n, range }));
+        self.check_new(step);
+        self.openings.insert(step, Opening { n, range });
     }
 
-    fn advance(&mut self, step: Step) {
+    /// Adds all of another plan.
+    ///
+    /// # Panics
+    /// As [`Self::push`].
+    pub fn append(&mut self, other: Self) {
+        other.demands.into_iter().for_each(|(step, demand)| self.push(step, demand));
+        other.openings.into_iter().for_each(|(step, o)| self.push_opening(step, o.n, o.range));
+    }
+
+    fn check_new(&self, step: Step) {
         assert_eq!(step, step.call_start(), "a demand is a call of its own");
-        assert!(self.last.is_none_or(|last| last < step), "steps ascend");
-        self.last = Some(step);
+        let planned = self.demands.contains_key(&step) || self.openings.contains_key(&step);
+        assert!(!planned, "a step is planned once");
     }
 
     /// What each call costs, openings after all others.
@@ -199,8 +207,8 @@ impl Plan {
         demands.chain(self.openings.iter().map(|(step, opening)| (*step, opening.cost(ring))))
     }
 
-    /// The demands in order.
-    pub fn demands(&self) -> &[(Step, Demand)] {
+    /// The demands by step.
+    pub const fn demands(&self) -> &BTreeMap<Step, Demand> {
         &self.demands
     }
 
@@ -215,7 +223,7 @@ impl Plan {
 
     /// The linear maps, each of which needs a resident weight.
     pub fn maps(&self) -> impl Iterator<Item = &Linear> {
-        self.demands.iter().filter_map(|(_, d)| match d {
+        self.demands.values().filter_map(|d| match d {
             Demand::Linear(map) => Some(map),
             _ => None,
         })
@@ -878,7 +886,32 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "steps ascend")]
+    fn plans_are_joined_by_step() {
+        let [mut plan, mut other, mut both] = [(); 3].map(|()| Plan::default());
+        for call in [1, 4] {
+            plan.push(AT.call(call), DEMAND);
+        }
+        other.push(AT.call(3), DEMAND);
+        other.push_opening(AT.call(2), 7, Range::Full);
+        both.push_opening(AT.call(2), 7, Range::Full);
+        for call in [4, 3, 1] {
+            both.push(AT.call(call), DEMAND);
+        }
+        plan.append(other);
+        assert_eq!(plan, both);
+        assert!(plan.demands().keys().is_sorted());
+    }
+
+    #[test]
+    #[should_panic(expected = "a step is planned once")]
+    fn joined_plans_share_no_step() {
+        let mut plan = Plan::default();
+        plan.push(AT, DEMAND);
+        plan.append(plan.clone());
+    }
+
+    #[test]
+    #[should_panic(expected = "a step is planned once")]
     fn openings_have_steps_of_their_own() {
         let mut plan = Plan::default();
         plan.push(AT, DEMAND);
@@ -892,7 +925,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "steps ascend")]
+    #[should_panic(expected = "a step is planned once")]
     fn a_step_is_planned_once() {
         let mut plan = Plan::default();
         plan.push(AT, DEMAND);

@@ -92,12 +92,22 @@ impl Ledger {
         self.layer(step.layer_index())
     }
 
+    /// Adds what `other` counted, layer by layer.
+    pub fn merge(&mut self, other: Self) {
+        for (layer, entry) in other.layers {
+            let sum = self.layer(layer);
+            sum.sent += entry.sent;
+            sum.received_bytes += entry.received_bytes;
+            sum.seconds += entry.seconds;
+        }
+    }
+
     /// All entries, by layer.
     pub fn entries(&self) -> impl Iterator<Item = (u32, &Entry)> {
         self.layers.iter().map(|(l, e)| (*l, e))
     }
 
-    /// The sum over all layers.
+    /// The sum over all layers, also of rounds, which those of layers that ran side by side are counted in.
     pub fn total(&self) -> Entry {
         self.layers.values().fold(Entry::default(), |mut t, e| {
             t.sent += e.sent;

@@ -14,6 +14,7 @@ pub mod convert;
 pub mod correlation;
 pub mod cost;
 pub mod error;
+pub mod lanes;
 pub mod mul;
 pub mod order;
 pub mod party;

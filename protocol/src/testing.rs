@@ -29,6 +29,10 @@ impl Channel for Tap {
         self.inner.send(step, bytes).await
     }
 
+    async fn next(&mut self, due: Step) -> Result<(Step, usize)> {
+        self.inner.next(due).await
+    }
+
     async fn recv(&mut self, step: Step, len: usize) -> Result<Vec<u8>> {
         let bytes = self.inner.recv(step, len).await?;
         self.view.extend_from_slice(&bytes);

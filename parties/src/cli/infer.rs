@@ -245,15 +245,17 @@ impl Plan {
 }
 
 /// Rounds, bytes and time on the link, by layer. A round is an exchange in both directions at once: half a round
-/// trip, and the bytes of one direction.
+/// trip, and the bytes of one direction. In all, layers that do not depend on each other share rounds.
 pub fn plan(manifest: &Manifest, rtt_ms: f64, mbit: f64) -> Result<Value> {
-    let (mut layers, mut total) = (Vec::new(), (0, 0, 0, 0.0));
-    for (index, cost) in engine::plan(manifest)? {
+    let seconds = |rounds: u64, bytes: u64| rounds as f64 * rtt_ms / 2e3 + bytes as f64 * 8e-6 / mbit;
+    let (mut layers, mut total) = (Vec::new(), (0, 0));
+    let planned = engine::plan(manifest)?;
+    let rounds = manifest.program.rounds(|layer| planned.get(&layer).map_or(0, |c| c.rounds));
+    for (&index, cost) in &planned {
         let layer = manifest.program.layers.get(index as usize);
         let framing = sharelens_protocol::channel::HEADER_BYTES as u64;
         let (bytes, dealt) = (cost.bytes + framing * cost.messages, cost.dealt + framing * cost.deals);
-        let seconds = cost.rounds as f64 * rtt_ms / 2e3 + bytes as f64 * 8e-6 / mbit;
-        total = (total.0 + cost.rounds, total.1 + bytes, total.2 + dealt, total.3 + seconds);
+        total = (total.0 + bytes, total.1 + dealt);
         layers.push(json!({
             "name": layer.map(|l| &l.name),
             "op": layer.map(|l| l.op.label()),
@@ -261,16 +263,22 @@ pub fn plan(manifest: &Manifest, rtt_ms: f64, mbit: f64) -> Result<Value> {
             "rounds": cost.rounds,
             "bytes": bytes,
             "dealt_bytes": dealt,
-            "seconds": seconds,
+            "seconds": seconds(cost.rounds, bytes),
         }));
     }
+    let (bytes, dealt) = total;
     Ok(json!({
         "model": manifest.config.name,
         "ring": result::ring(manifest),
         "rounds": manifest.rounds,
         "rtt_ms": rtt_ms,
         "mbit": mbit,
-        "total": { "rounds": total.0, "bytes": total.1, "dealt_bytes": total.2, "seconds": total.3 },
+        "total": {
+            "rounds": rounds,
+            "bytes": bytes,
+            "dealt_bytes": dealt,
+            "seconds": seconds(rounds, bytes),
+        },
         "layers": layers,
     }))
 }

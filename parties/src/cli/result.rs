@@ -115,11 +115,17 @@ pub fn cost(manifest: &Manifest, inference: &Inference) -> Value {
         },
         "online": {
             "seconds": inference.online_seconds,
-            "rounds": r0.ledger.total().sent.rounds,
+            "rounds": rounds(manifest, &r0.ledger),
             "bytes": { "server0": r0.online_sent, "server1": r1.online_sent, "helper": 0 },
         },
         "layers": layers(manifest, &r0.ledger),
     })
+}
+
+/// Rounds of a run.
+pub fn rounds(manifest: &Manifest, ledger: &Ledger) -> u64 {
+    let of = |layer| ledger.entries().find(|(i, _)| *i == layer).map_or(0, |(_, e)| e.sent.rounds);
+    manifest.program.rounds(of)
 }
 
 /// What each layer cost a server.

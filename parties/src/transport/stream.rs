@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
-use sharelens_protocol::channel::{HEADER_BYTES, MAX_MESSAGE_BYTES, check_header, header};
+use sharelens_protocol::channel::{HEADER_BYTES, MAX_MESSAGE_BYTES, check_header, header, read_header};
 use sharelens_protocol::{Channel, Error as ProtocolError, Step};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -109,6 +109,8 @@ pub struct StreamChannel {
     room: Option<Room>,
     failure: Arc<OnceLock<Error>>,
     abort: Option<oneshot::Sender<Code>>,
+    /// Header of the next message, if it was read.
+    head: Option<[u8; HEADER_BYTES]>,
 }
 
 struct Room {
@@ -148,7 +150,7 @@ impl StreamChannel {
             room: room.as_ref().map(|room| room.semaphore.clone()),
         };
         tokio::spawn(writer.run(send, items, aborted));
-        Self { peer, recv, timeout, ended, traffic, queue, room, failure, abort: Some(abort) }
+        Self { peer, recv, timeout, ended, traffic, queue, room, failure, abort: Some(abort), head: None }
     }
 
     /// Sends what is queued, ends the stream, and waits until the peer has it all and has closed its side too.
@@ -198,6 +200,21 @@ impl StreamChannel {
             Error::Malformed { found, .. } => ProtocolError::Peer { step: at, expected: due.into(), found },
             other => other.to_protocol(),
         }
+    }
+
+    /// The header of the next message.
+    async fn head(&mut self, due: Step) -> Result<[u8; HEADER_BYTES], ProtocolError> {
+        if let Some(head) = self.head {
+            return Ok(head);
+        }
+        if let Some(reason) = self.ended.reason() {
+            return Err(reason.to_protocol());
+        }
+        let mut head = [0; HEADER_BYTES];
+        let read = self.read(&mut head).await;
+        read.map_err(|e| self.failed(due, "a message", e))?;
+        self.head = Some(head);
+        Ok(head)
     }
 
     /// Reads until `bytes` is full; each part must come within the timeout.
@@ -275,15 +292,19 @@ impl Channel for StreamChannel {
         Ok(())
     }
 
+    async fn next(&mut self, due: Step) -> Result<(Step, usize), ProtocolError> {
+        read_header(&self.head(due).await?, due)
+    }
+
     async fn recv(&mut self, step: Step, len: usize) -> Result<Vec<u8>, ProtocolError> {
         if let Some(reason) = self.ended.reason() {
             return Err(reason.to_protocol());
         }
-        let due = || format!("a message of {len} bytes");
-        let mut head = [0; HEADER_BYTES];
-        self.read(&mut head).await.map_err(|e| self.failed(step, &due(), e))?;
+        let head = self.head(step).await?;
         check_header(&head, step, len)?;
+        self.head = None;
         let mut bytes = vec![0; len];
+        let due = || format!("a message of {len} bytes");
         self.read(&mut bytes).await.map_err(|e| self.failed(step, &due(), e))?;
         self.traffic.add_received(len + HEADER_BYTES);
         Ok(bytes)

@@ -104,7 +104,7 @@ pub fn document(
             },
             "online": {
                 "seconds": online.median(),
-                "rounds": last.ledger.total().sent.rounds,
+                "rounds": result::rounds(manifest, &last.ledger),
                 "bytes": { "server0": n0, "server1": n1, "helper": 0 },
             },
             "layers": layers,
