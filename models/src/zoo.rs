@@ -115,12 +115,19 @@ impl Network {
         }
     }
 
-    /// What a side has to be a multiple of, and at least.
+    /// What a side has to be a multiple of.
     pub const fn unit(self) -> usize {
         match self {
             Self::LeNet5 => 4,
-            Self::UNet => 16,
             Self::DnCnn => 1,
+            _ => 16,
+        }
+    }
+
+    /// The smallest side: from there on something is left of a picture after all halvings.
+    pub const fn least_side(self) -> usize {
+        match self {
+            Self::LeNet5 | Self::UNet | Self::DnCnn => 16,
             _ => 32,
         }
     }
@@ -255,11 +262,10 @@ impl Built {
 pub fn build(network: Network, options: &Options) -> Result<Built> {
     let Options { batch, seed, .. } = *options;
     let side = options.side.unwrap_or(network.side());
-    let unit = network.unit();
-    if !side.is_multiple_of(unit) || !(16.max(unit)..=MAX_SIDE).contains(&side) {
+    let (unit, least) = (network.unit(), network.least_side());
+    if !side.is_multiple_of(unit) || !(least..=MAX_SIDE).contains(&side) {
         return Err(Error::Config(format!(
-            "{network} takes sides from {} to {MAX_SIDE} in steps of {unit}, not {side}",
-            16.max(unit)
+            "{network} takes sides from {least} to {MAX_SIDE} in steps of {unit}, not {side}"
         )));
     }
     if !(1..=MAX_BATCH).contains(&batch) {
