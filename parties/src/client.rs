@@ -282,9 +282,10 @@ async fn both<A, B>(
         },
     };
     let rank = |e: &Error| match e.code() {
-        Code::Ended | Code::Link => 0,
-        Code::Timeout => 1,
-        _ => 2,
+        Code::Ended => 0,
+        Code::Link => 1,
+        Code::Timeout => 2,
+        _ => 3,
     };
     Err(match second {
         Some(second) if rank(&second) > rank(&first) => second,

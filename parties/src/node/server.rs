@@ -234,7 +234,7 @@ impl<R: Runner> Links<R> {
         Ok(Self {
             weights,
             seed,
-            peer: peer.into_channel(ended.clone(), Sending::Unbounded, to_peer.clone())?,
+            peer: peer.into_channel(ended.clone(), Sending::Unbounded, to_peer.clone())?.peer_tells(),
             helper: helper.into_channel(ended.clone(), Sending::Unbounded, to_helper.clone())?,
             to_peer,
             to_helper,
