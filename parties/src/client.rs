@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 
 use crate::config::{Cluster, LinkConfig, PROTOCOL_VERSION, Role};
 use crate::control::{
-    Accepted, Go, Hello, ImageShare, ModelId, Models, Output, Purpose, Ready, Report, SessionId, Upload,
-    check_name,
+    Accepted, Go, Hello, ImageShare, ModelId, Models, Output, Purpose, Ready, Report, SessionId, Start,
+    Upload, check_name,
 };
 use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
@@ -56,7 +56,7 @@ pub struct SharedImage {
 pub enum Progress {
     /// Both servers accepted the request.
     Accepted,
-    /// Both servers have their correlations.
+    /// Both servers take the image: they have their correlations, or need not.
     Ready,
     /// Both servers have their shares of the image.
     Sent,
@@ -72,9 +72,9 @@ pub struct Inference {
     pub outputs: [Zeroizing<Vec<u8>>; 2],
     /// What the servers report.
     pub reports: [Report; 2],
-    /// Seconds from the request until both servers were ready.
+    /// Seconds from the request until the image could be sent: with [`Start::AtOnce`], to set up the session.
     pub offline_seconds: f64,
-    /// Seconds from sending the image to having the result.
+    /// Seconds from then to having the result, whatever the servers waited for.
     pub online_seconds: f64,
 }
 
@@ -103,7 +103,8 @@ impl Client {
         Ok(Self { hash: cluster.hash(), connections, patience, endpoint })
     }
 
-    /// Runs a model on one image. `share` is called with the manifest and splits the image.
+    /// Runs a model on one image. `start` says whether the image waits for preprocessing; `share` is called with
+    /// the manifest and splits the image.
     ///
     /// # Errors
     /// Those of the nodes, as [`Error::Refused`]; [`Error::Malformed`] if the servers contradict each other.
@@ -111,6 +112,7 @@ impl Client {
         &self,
         model: &str,
         version: Option<u32>,
+        start: Start,
         share: impl FnOnce(&Accepted) -> Result<SharedImage>,
         progress: impl Fn(Progress),
     ) -> Result<Inference> {
@@ -119,7 +121,7 @@ impl Client {
         let session = SessionId::random()?;
         let mut streams = Vec::new();
         for role in [Role::Server0, Role::Server1] {
-            let purpose = Purpose::Infer { model: model.into(), version };
+            let purpose = Purpose::Infer { model: model.into(), version, start };
             streams.push(self.open(role, session, purpose).await?);
         }
         let [s0, s1] = &mut streams[..] else { return Err(Error::Internal("two servers".into())) };
@@ -282,9 +284,10 @@ async fn both<A, B>(
         },
     };
     let rank = |e: &Error| match e.code() {
-        Code::Ended | Code::Link => 0,
-        Code::Timeout => 1,
-        _ => 2,
+        Code::Ended => 0,
+        Code::Link => 1,
+        Code::Timeout => 2,
+        _ => 3,
     };
     Err(match second {
         Some(second) if rank(&second) > rank(&first) => second,

@@ -89,6 +89,25 @@ pub struct Hello {
     pub purpose: Purpose,
 }
 
+/// When a session takes its image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Start {
+    /// Once all correlations are there, or as many as a cap on memory allows: the online phase is as short as it
+    /// can be.
+    #[default]
+    Prepared,
+    /// As soon as the nodes are connected: correlations are dealt and prepared while the image is sent and during
+    /// the online phase, which waits for those that it needs next. All in all this takes less time.
+    AtOnce,
+}
+
+impl Start {
+    /// From a flag.
+    pub const fn overlapped(overlap: bool) -> Self {
+        if overlap { Self::AtOnce } else { Self::Prepared }
+    }
+}
+
 /// What a stream is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Purpose {
@@ -105,6 +124,8 @@ pub enum Purpose {
         model: String,
         /// The newest, if `None`.
         version: Option<u32>,
+        /// When the image will come.
+        start: Start,
     },
     /// From server 0 to server 1: the servers' channel of a client's session. Answered by [`Go`].
     Online(Work),
@@ -182,10 +203,10 @@ pub struct ImageShare {
     pub bytes: u64,
 }
 
-/// A server has enough correlations to take the image.
+/// A server takes the image: it has enough correlations, or was told not to wait for them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ready {
-    /// Seconds it took.
+    /// Seconds since the request.
     pub seconds: f64,
 }
 
@@ -205,7 +226,7 @@ pub struct Report {
     pub ledger: Ledger,
     /// Seconds from the request until all correlations were there.
     pub offline_seconds: f64,
-    /// Seconds from the image's arrival to the result.
+    /// Seconds from the image's arrival to the result, waiting for correlations included.
     pub online_seconds: f64,
     /// Bytes sent to the helper, headers included.
     pub offline_sent: u64,
@@ -284,13 +305,13 @@ mod tests {
             version: 1,
             cluster: [2; 32],
             session: SessionId([3; 32]),
-            purpose: Purpose::Infer { model: "cxr".into(), version: Some(4) },
+            purpose: Purpose::Infer { model: "cxr".into(), version: Some(4), start: Start::AtOnce },
         };
-        let mut golden = vec![1, 0, 1, 0, 88, 0, 0, 0];
+        let mut golden = vec![1, 0, 1, 0, 92, 0, 0, 0];
         golden.extend([1, 0, 0, 0]);
         golden.extend([2; 32]);
         golden.extend([3; 32]);
-        golden.extend([1, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, b'c', b'x', b'r', 1, 4, 0, 0, 0]);
+        golden.extend([1, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, b'c', b'x', b'r', 1, 4, 0, 0, 0, 1, 0, 0, 0]);
         assert_eq!(encode(&hello).unwrap(), golden);
         assert_eq!(decode_body::<Hello>(&golden[FRAME_HEADER_BYTES..]).unwrap(), hello);
     }
@@ -311,7 +332,7 @@ mod tests {
         let upload = Upload { model: work().model, manifest_bytes: 1, share_bytes: 2 };
         let all = [
             Purpose::Greet { role: Role::Helper, boot: [0; 16] },
-            Purpose::Infer { model: "m".into(), version: None },
+            Purpose::Infer { model: "m".into(), version: None, start: Start::Prepared },
             Purpose::Online(work()),
             Purpose::Deal(work()),
             Purpose::Load(work()),

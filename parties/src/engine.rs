@@ -3,13 +3,14 @@
 mod sharing;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::executor::block_on;
 use sharelens_models::{Arithmetic, Manifest, run};
 use sharelens_ops::planner::Length;
 use sharelens_ops::{Planner, Secure};
 use sharelens_protocol::bilinear::{self, Linear, Mask, Resident};
-use sharelens_protocol::correlation::{Plan, SecureRing, Store};
+use sharelens_protocol::correlation::{Clock, Plan, SecureRing, Store};
 use sharelens_protocol::cost::{Cost, Ledger};
 use sharelens_protocol::lanes;
 use sharelens_protocol::prg::{Prg, Purpose, Seed};
@@ -270,6 +271,13 @@ impl Runner for Engine {
         match model {
             InRing::Rns(_) => InRing::Rns(Store::new(cap)),
             InRing::Z64(_) => InRing::Z64(Store::new(cap)),
+        }
+    }
+
+    fn set_clock(&self, store: &Self::Store, clock: Arc<dyn Clock>) {
+        match store {
+            InRing::Rns(s) => s.set_clock(clock),
+            InRing::Z64(s) => s.set_clock(clock),
         }
     }
 

@@ -3,7 +3,8 @@
 //! Every party owns a clock. It advances by the time the party really computes between two uses of its
 //! channels. A message departs once its sender is that far and the link is free, keeps the link busy for its
 //! bytes, and arrives half a round trip later; the receiver's clock then is at least there. Parties take turns
-//! computing, so that on a small machine none is charged for the work of another.
+//! computing, so that on a small machine none is charged for the work of another. Preparing and the online phase
+//! of one server are two parties: where they overlap, they count as on cores of their own.
 
 mod cluster;
 
@@ -11,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use sharelens_protocol::channel::{HEADER_BYTES, check_header, header};
-use sharelens_protocol::{Channel, Error, Result, Step};
+use sharelens_protocol::{Channel, Error, Result, Step, correlation};
 
 use crate::transport::Traffic;
 
@@ -44,7 +45,7 @@ impl Link {
 }
 
 /// One-way trips of the messages that set up a session, one after the other: the request, server 0's stream to
-/// server 1, its answer, the request to the helper, and the client's hearing that all is prepared. A run of
+/// server 1, its answer, the request to the helper, and the client's hearing that it may send. A run of
 /// [`LocalCluster`] is without them.
 pub const SESSION_TRIPS: u32 = 5;
 
@@ -113,11 +114,22 @@ impl Clock {
     }
 }
 
+impl correlation::Clock for Clock {
+    fn now(&self) -> Duration {
+        self.charge()
+    }
+
+    fn wait_until(&self, time: Duration) {
+        self.charge();
+        self.resume(time);
+    }
+}
+
 impl Machine {
-    /// The calling thread becomes a party. Blocks until it is its turn.
-    pub fn party(&self) -> Party {
+    /// The calling thread becomes a party whose clock shows `now`. Blocks until it is its turn.
+    pub fn party(&self, now: Duration) -> Party {
         self.0.take();
-        let clock = Clock(Arc::new(Mutex::new(Time { now: Duration::ZERO, since: Instant::now() })));
+        let clock = Clock(Arc::new(Mutex::new(Time { now, since: Instant::now() })));
         Party { clock, baton: self.0.clone() }
     }
 }
@@ -126,6 +138,11 @@ impl Party {
     /// What its clock shows.
     pub fn now(&self) -> Duration {
         self.clock.charge()
+    }
+
+    /// Its clock, for a store.
+    pub fn clock(&self) -> Arc<dyn correlation::Clock> {
+        Arc::new(self.clock.clone())
     }
 
     /// Takes one end of a link into use.
@@ -252,7 +269,7 @@ mod tests {
     }
 
     fn as_party<T>(machine: &Machine, end: End, f: impl FnOnce(&Party, Virtual) -> T) -> (T, Duration) {
-        let party = machine.party();
+        let party = machine.party(Duration::ZERO);
         let out = f(&party, party.channel(end));
         (out, party.now())
     }

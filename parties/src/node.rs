@@ -260,10 +260,10 @@ async fn route<R: Runner>(
         (Role::Helper, Some(Role::Server1), Purpose::Load(work)) => {
             helper::load(inner, stream, session, work).await
         }
-        (Role::Server0 | Role::Server1, None, Purpose::Infer { model, version })
+        (Role::Server0 | Role::Server1, None, Purpose::Infer { model, version, start })
             if inner.config.clients.contains(connection.pin()) =>
         {
-            server::infer(inner, stream, session, &model, version).await
+            server::infer(inner, stream, session, server::Request { model, version, start }).await
         }
         (_, None, Purpose::Share(upload)) if inner.config.owners.contains(connection.pin()) => {
             models::receive(inner, stream, connection.pin(), upload).await

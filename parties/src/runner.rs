@@ -6,6 +6,9 @@
 
 use std::future::Future;
 
+use std::sync::Arc;
+
+use sharelens_protocol::correlation::Clock;
 use sharelens_protocol::cost::Ledger;
 use sharelens_protocol::prg::Seed;
 use sharelens_protocol::{Channel, Error, Server};
@@ -117,6 +120,9 @@ pub trait Runner: Send + Sync + 'static {
 
     /// An empty store that holds at most `cap` bytes.
     fn store(&self, model: &Self::Model, cap: usize) -> Self::Store;
+
+    /// Where time is computed: the store's, from now on.
+    fn set_clock(&self, store: &Self::Store, clock: Arc<dyn Clock>);
 
     /// At a server, on a thread of its own: fills the store. At server 1 corrections arrive on `helper`; at
     /// server 0 nothing does. On failure the store is told, too.

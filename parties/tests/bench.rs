@@ -87,6 +87,45 @@ fn a_model_costs_what_was_planned_wherever_its_parties_are() {
 }
 
 #[test]
+fn phases_overlap_on_demand() {
+    let bench = ["bench", "brain_mri_cnn", "--runs", "2", "--rounds", "balanced"];
+    let links = ["--wan", "loopback,50ms:400mbit"];
+    let apart = json(&[&bench[..], &links].concat());
+    let overlapped = json(&[&bench[..], &links, &["--overlap"]].concat());
+    for (apart, overlapped) in apart.as_array().unwrap().iter().zip(overlapped.as_array().unwrap()) {
+        assert_eq!((&apart["overlap"], &overlapped["overlap"]), (&json!(false), &json!(true)));
+        for key in ["model", "ring", "link"] {
+            assert_eq!(apart[key], overlapped[key]);
+        }
+        assert_eq!(apart["result"]["label"], overlapped["result"]["label"]);
+        assert!(overlapped["max_abs_error"].as_f64().unwrap() < 0.05);
+        for phase in ["offline", "online"] {
+            for key in ["rounds", "bytes"] {
+                assert_eq!(apart["cost"][phase][key], overlapped["cost"][phase][key], "{}", apart["link"]);
+            }
+            assert!(overlapped["runs"][phase]["median"].as_f64() > Some(0.0));
+        }
+        assert!(overlapped["runs"]["total"]["median"].as_f64() > Some(0.0));
+        // Dealing cannot be over before the client hears that it may send.
+        assert!(
+            overlapped["link"] == "loopback" || overlapped["runs"]["overlap_seconds"].as_f64() > Some(0.0)
+        );
+    }
+    // They are not the same thing, and of one alone the total is compared.
+    let dir = tempfile::tempdir().unwrap();
+    let [apart, overlapped] = [("apart", apart), ("overlapped", overlapped)].map(|(name, document)| {
+        let file = dir.path().join(name);
+        std::fs::write(&file, document.to_string()).unwrap();
+        file.to_str().unwrap().to_string()
+    });
+    assert!(fails(&["bench", "compare", &apart, &overlapped], 1).contains("nothing in common"));
+    let same = json(&["bench", "compare", &overlapped, &overlapped]);
+    let rows = same["rows"].as_array().unwrap();
+    assert!(rows.len() == 2 && rows.iter().all(|row| row["phase"] == "total"), "{same}");
+    assert!(rows[0]["case"].as_str().unwrap().contains("overlapped"));
+}
+
+#[test]
 fn a_network_is_built_and_measured() {
     let document = json(&["bench", "lenet5", "--runs", "1", "--in-process", "--threads", "1"]);
     assert_eq!((&document["model"], &document["input_shape"]), (&json!("lenet5:28"), &json!([1, 28, 28, 1])));

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use sharelens::control::Start;
 use sharelens::local::Link;
 use sharelens::{LocalCluster, engine};
 use sharelens_models::check::top;
 use sharelens_models::image::Picture;
-use sharelens_models::{Arithmetic, Model, Options, prepare};
+use sharelens_models::{Arithmetic, Model, Options, Prepared, prepare};
 use sharelens_protocol::cost::Cost;
 
 const ONNX: &[u8] = include_bytes!("../../models/data/brain_mri_cnn/model.onnx");
@@ -17,12 +18,51 @@ const PICTURES: [&[u8]; 3] = [
     include_bytes!("../../models/data/brain_mri/pituitary-p_230.jpg"),
 ];
 
-#[test]
-fn labels_are_right_costs_are_planned_and_delays_are_counted() {
+/// The shipped classifier, prepared, and pictures for it.
+fn classifier() -> (Prepared, Vec<Vec<f32>>) {
     let model = Model::from_bytes(ONNX, Some(CONFIG)).unwrap();
     let inputs: Vec<Vec<f32>> =
         PICTURES.iter().map(|p| model.input(&Picture::decode(p).unwrap()).unwrap()).collect();
     let (prepared, _) = prepare(&model, &inputs, &Options::default()).unwrap();
+    (prepared, inputs)
+}
+
+#[test]
+fn an_image_sent_at_once_yields_the_same_sooner() {
+    let (prepared, inputs) = classifier();
+    let manifest = prepared.manifest().unwrap();
+    let weights = prepared.quantised(prepared.arithmetic()).unwrap();
+    let (seed, words) = engine::share_weights(&manifest, &weights).unwrap();
+    let encoded = engine::encode_manifest(&manifest).unwrap();
+    // So slow that computing hardly counts.
+    let link = Link::new(40.0, 2.0);
+    let cluster = LocalCluster::start(engine::runner(), link, &encoded, seed, &words).unwrap();
+    let image = engine::share_image(&manifest, &inputs[0]).unwrap();
+    let [first, at_once] = [Start::Prepared, Start::AtOnce].map(|start| {
+        let run = cluster.run_from(&image, start).unwrap();
+        let logits = engine::open_result(&manifest, [&run.outputs[0], &run.outputs[1]]).unwrap().remove(0);
+        (run, logits)
+    });
+    assert_eq!(top(&first.1), top(&at_once.1));
+    assert!(first.1.iter().zip(&at_once.1).all(|(a, b)| (a - b).abs() < 0.02));
+    let (first, at_once) = (first.0, at_once.0);
+    assert_eq!((first.dealt_bytes, first.online_bytes), (at_once.dealt_bytes, at_once.online_bytes));
+    assert_eq!(first.ledgers[0].total().sent, at_once.ledgers[0].total().sent);
+    assert_eq!((first.offline, at_once.offline), (first.prepared, link.rtt / 2));
+    // The servers wait for the last correlation, and then for little.
+    let upload = link.rtt + link.delivery(image.words.len() + 16);
+    let dealt = link.transfer(usize::try_from(at_once.dealt_bytes).unwrap());
+    let end = upload + at_once.online;
+    assert!(
+        end > dealt && end < dealt + first.online / 2,
+        "{end:?}, {dealt:?} for dealing, {:?}",
+        first.online
+    );
+}
+
+#[test]
+fn labels_are_right_costs_are_planned_and_delays_are_counted() {
+    let (prepared, inputs) = classifier();
     let rtt = Duration::from_millis(40);
     for arithmetic in [prepared.arithmetic().clone(), Arithmetic::Z64] {
         let manifest = prepared.manifest_for(&arithmetic).unwrap();

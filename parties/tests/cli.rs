@@ -153,9 +153,12 @@ fn costs_add_up(cost: &Value, shared: u64) {
 
 #[test]
 fn the_demo_classifies() {
-    for (ring, largest) in [("rns", 0.1), ("z64", 0.1)] {
+    let overlap = ["--overlap"];
+    for (ring, largest, more) in [("rns", 0.1, &[][..]), ("z64", 0.1, &overlap)] {
         let out = tempfile::tempdir().unwrap();
-        let json = demo(out.path(), &["classify", "--ring", ring, "--wan", "50ms,400"]);
+        let json = demo(out.path(), &[&["classify", "--ring", ring, "--wan", "50ms,400"], more].concat());
+        assert_eq!(json["cost"]["overlapped"], !more.is_empty());
+        assert!(json["cost"]["prepared_seconds"].as_f64() > Some(0.0));
         assert_eq!((json["ring"].as_str(), json["mode"].as_str()), (Some(ring), Some("three")));
         assert_eq!(json["result"]["class"], json["float"]["class"]);
         assert_eq!(json["result"]["label"], json["plain"]["label"]);
@@ -291,8 +294,18 @@ fn a_detector_is_prepared_shared_run_and_judged() {
     let (out, coco) = (path("out"), path("coco.json"));
     let files = ["--out", &out, "--coco", &coco];
     let secure = json(&ok(&[&["infer", "--model", "cells"], &with[..], &files, &judged].concat()));
+    let prepared_first = ["infer", "--model", "cells", "--prepare-first", "--json", &pictures[0]];
+    let first = json(&ok(&[&prepared_first, &with[..]].concat()));
     stop_nodes(nodes);
 
+    same_boxes(&first["result"], &secure["images"][0]["result"]);
+    assert_eq!(first["cost"]["overlapped"], false);
+    assert_eq!(secure["images"][0]["cost"]["overlapped"], true);
+    for phase in ["offline", "online"] {
+        for key in ["rounds", "bytes"] {
+            assert_eq!(first["cost"][phase][key], secure["images"][0]["cost"][phase][key]);
+        }
+    }
     assert!((precise(&secure["ap50"]) - precise(&plain["ap50"])).abs() < 0.005);
     assert!(secure.get("float_ap50").is_none());
     let written = json(&std::fs::read_to_string(&coco).unwrap());

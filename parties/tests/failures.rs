@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::{Attr::Is, Builder};
 use sharelens::config::{Cluster, LinkConfig, NodeConfig, PROTOCOL_VERSION};
-use sharelens::control::{Go, Hello, Purpose, SessionId};
+use sharelens::control::{Go, Hello, Purpose, SessionId, Start};
 use sharelens::transport::{Connection, Endpoint};
 use sharelens::{Code, Identity, Role};
 use tempfile::TempDir;
@@ -451,7 +451,7 @@ fn garbage_and_replays_do_not_stop_a_node() {
         runtime.block_on(async {
             let connection = connect(nodes, Role::Server0, &stranger).await;
             let mut stream = connection.open(Duration::from_secs(5)).await.unwrap();
-            let purpose = Purpose::Infer { model: "net".into(), version: None };
+            let purpose = Purpose::Infer { model: "net".into(), version: None, start: Start::Prepared };
             let cluster = nodes.cluster().hash();
             let session = SessionId([7; 32]);
             stream.send(&Hello { version: PROTOCOL_VERSION, cluster, session, purpose }).await.unwrap();

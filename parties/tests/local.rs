@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use sharelens::LocalCluster;
 use sharelens::client::SharedImage;
+use sharelens::control::Start;
 use sharelens::local::Link;
 use sharelens_protocol::prg::Seed;
 use toy::Toy;
@@ -37,6 +38,33 @@ fn a_run_over_a_long_link_takes_no_time() {
         assert_eq!((run.dealt_bytes, run.online_bytes), (1_000_016, [1_000_016; 2]));
     }
     assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn an_overlapped_run_waits_for_what_is_not_there() {
+    // The image is there after the seed, the word to the client, and its upload: three trips of 50 ms.
+    let link = Link::new(100.0, 1e6);
+    // Dealing is done before that, and long after.
+    for (pause, online) in [(10, 50), (400, 350)] {
+        let manifest = format!("toy:10:{pause}:late");
+        let weights = toy::weights(&manifest);
+        let seed = Seed::random().unwrap();
+        let words = toy::split(&seed, b"weights", &weights);
+        let cluster = LocalCluster::start(Toy, link, manifest.as_bytes(), seed, &words).unwrap();
+        let seed = Seed::random().unwrap();
+        let words = Zeroizing::new(toy::split(&seed, b"image", &[9; 10]));
+        let image = SharedImage { seed, words, output_bytes: 10 };
+        let run = cluster.run_from(&image, Start::AtOnce).unwrap();
+        let [a, b] = &run.outputs;
+        assert!((0..10).all(|i| a[i].wrapping_add(b[i]) == weights[i].wrapping_add(9)));
+        let about = |found: Duration, expected: u32| found >= expected * MS && found < (expected + 40) * MS;
+        assert!(run.offline == 50 * MS && about(run.prepared, pause + 50), "{:?}", run.prepared);
+        assert!(about(run.online, online), "{:?} for {pause}", run.online);
+        // One after the other, nothing is saved and nothing waited for.
+        let run = cluster.run(&image).unwrap();
+        assert_eq!(run.offline, run.prepared);
+        assert!(about(run.offline, pause + 50) && about(run.online, 50), "{:?}", run.online);
+    }
 }
 
 #[test]

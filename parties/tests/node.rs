@@ -3,12 +3,13 @@
 mod toy;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sharelens::client::{Client, Inference, Patience, SharedImage};
+use sharelens::client::{Client, Inference, Patience, Progress, SharedImage};
 use sharelens::config::{Allowed, Card, Cluster, LinkConfig, NodeConfig, PROTOCOL_VERSION};
-use sharelens::control::{Accepted, Go, Hello, ModelId, Purpose, SessionId, Work};
+use sharelens::control::{Accepted, Go, Hello, ModelId, Purpose, SessionId, Start, Work};
 use sharelens::identity::random;
 use sharelens::transport::Endpoint;
 use sharelens::{Code, Error, Identity, Node, Pin, Result, Role};
@@ -130,7 +131,7 @@ fn share_image(accepted: &Accepted) -> Result<SharedImage> {
 }
 
 async fn infer(client: &Client, model: &str) -> Result<Inference> {
-    client.infer(model, None, share_image, |_| {}).await
+    client.infer(model, None, Start::Prepared, share_image, |_| {}).await
 }
 
 fn check(inference: &Inference) {
@@ -187,6 +188,67 @@ async fn several_sessions_at_once_up_to_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn images_sent_at_once_wait_for_nothing_but_their_correlations() {
+    // Servers may wait for each other for longer than for a message.
+    let nodes = Nodes::start_with(|c| c.limits.message_timeout_s = 1).await;
+    nodes.share("first", 1, "toy:100:0:gated-all").await.unwrap();
+    nodes.share("second", 1, "toy:100:0:gated-one").await.unwrap();
+    let client = nodes.client().await;
+    let sent = AtomicUsize::new(0);
+    let progress = |at| {
+        if at == Progress::Sent && sent.fetch_add(1, Ordering::SeqCst) == 2 {
+            // Three images are there, and nothing is dealt.
+            std::thread::sleep(Duration::from_millis(1500));
+            toy::open("all");
+        }
+    };
+    let infer = || client.infer("first", None, Start::AtOnce, share_image, progress);
+    let (a, b, c) = tokio::join!(infer(), infer(), infer());
+    [a, b, c].into_iter().for_each(|inference| check(&inference.unwrap()));
+
+    // Otherwise the servers are not ready before the helper has dealt.
+    let opened = AtomicBool::new(false);
+    let progress = |at| assert!(at == Progress::Accepted || opened.load(Ordering::SeqCst), "{at:?}");
+    let open = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        opened.store(true, Ordering::SeqCst);
+        toy::open("one");
+    };
+    let infer = client.infer("second", None, Start::Prepared, share_image, progress);
+    let (inference, ()) = tokio::join!(infer, open);
+    check(&inference.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_helper_that_leaves_during_the_online_phase_is_named() {
+    // Before the image has come, and after.
+    for (name, leaves) in [("before", Progress::Ready), ("after", Progress::Sent)] {
+        let mut nodes = Nodes::start_with(|c| c.limits.sessions = 1).await;
+        nodes.share(name, 1, &format!("toy:100:0:gated-{name}")).await.unwrap();
+        let client = nodes.client().await;
+        let helper = Mutex::new(nodes.nodes[Role::Helper as usize].take());
+        let left = Mutex::new(None);
+        let progress = |at| {
+            if at == leaves {
+                drop(helper.lock().unwrap().take());
+                toy::fail(name);
+                *left.lock().unwrap() = Some(Instant::now());
+                // The client sends nothing meanwhile.
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        };
+        let e = client.infer(name, None, Start::AtOnce, share_image, progress).await.err().unwrap();
+        assert!(e.code() == Code::Link && e.to_string().contains("helper"), "{leaves:?}: {e}");
+        let left = left.lock().unwrap().expect("it came so far");
+        assert!(left.elapsed() < Duration::from_secs(4), "{leaves:?}: {:?}", left.elapsed());
+        // The only place is free again once the threads are gone.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let e = infer(&client, name).await.err().unwrap();
+        assert!(e.code() != Code::Busy && e.to_string().contains("helper"), "{leaves:?}: {e}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_that_cannot_be_served_are_named() {
     let nodes = Nodes::start_with(|c| c.limits.image_mib = 1).await;
     let other = Arc::new(Identity::generate().unwrap());
@@ -194,7 +256,10 @@ async fn requests_that_cannot_be_served_are_named() {
     let client = nodes.client().await;
     let code = |r: Result<()>| r.unwrap_err().code();
     assert_eq!(code(infer(&client, "nothing").await.map(drop)), Code::UnknownModel);
-    assert_eq!(code(client.infer("toy", Some(9), share_image, |_| {}).await.map(drop)), Code::UnknownModel);
+    assert_eq!(
+        code(client.infer("toy", Some(9), Start::Prepared, share_image, |_| {}).await.map(drop)),
+        Code::UnknownModel
+    );
     assert_eq!(code(nodes.share("toy", 1, "toy:100").await), Code::ModelExists);
     assert_eq!(code(nodes.share_as(&other, "toy", 2, "toy:100").await), Code::ModelExists);
     assert_eq!(code(nodes.share("big", 1, "toy:2000000").await), Code::TooLarge);
@@ -206,12 +271,15 @@ async fn requests_that_cannot_be_served_are_named() {
         image.words.push(0);
         Ok(image)
     };
-    let e = client.infer("toy", None, wrong_length, |_| {}).await.err().unwrap();
+    let e = client.infer("toy", None, Start::Prepared, wrong_length, |_| {}).await.err().unwrap();
     assert!(matches!(&e, Error::Refused { code: Code::Malformed, peer, .. } if peer == "server 1"), "{e}");
     check(&infer(&client, "toy").await.unwrap());
 
     let failing = |_: &Accepted| Err(Error::Missing("that".into()));
-    assert_eq!(code(client.infer("toy", None, failing, |_| {}).await.map(drop)), Code::Missing);
+    assert_eq!(
+        code(client.infer("toy", None, Start::Prepared, failing, |_| {}).await.map(drop)),
+        Code::Missing
+    );
     check(&infer(&client, "toy").await.unwrap());
 }
 
@@ -287,7 +355,9 @@ async fn strangers_and_strange_hellos_are_refused() {
     }
     // Server 0's own key, asking for what is server 1's.
     let server0 = Arc::new(Identity::load(&nodes.home(Role::Server0).join("server0.key")).unwrap());
-    let change = |h: &mut Hello| h.purpose = Purpose::Infer { model: "m".into(), version: None };
+    let change = |h: &mut Hello| {
+        h.purpose = Purpose::Infer { model: "m".into(), version: None, start: Start::Prepared }
+    };
     expect(Role::Server1, &server0, Code::NotAllowed, "run a model", &change).await;
 }
 
@@ -299,7 +369,7 @@ async fn a_session_cannot_be_replayed() {
     let request = |session: [u8; 32]| {
         move |h: &mut Hello| {
             h.session = SessionId(session);
-            h.purpose = Purpose::Infer { model: "toy".into(), version: None };
+            h.purpose = Purpose::Infer { model: "toy".into(), version: None, start: Start::Prepared };
         }
     };
     // The helper of this test waits for a Go and gets the acceptance instead.

@@ -6,7 +6,8 @@
 //! alone, since its randomness is drawn from the streams of that step.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use crate::bilinear::{self, Linear};
 use crate::channel::{Channel, MAX_MESSAGE_BYTES};
@@ -353,8 +354,24 @@ pub struct Store<R: SecureRing> {
     changed: Condvar,
 }
 
+/// Tells a [`Store`] the time, where time is computed and not measured: nothing is taken before it was put.
+pub trait Clock: Send + Sync {
+    /// What it shows.
+    fn now(&self) -> Duration;
+
+    /// Goes on at `time` or later.
+    fn wait_until(&self, time: Duration);
+}
+
+struct Held<R: SecureRing> {
+    demand: Demand,
+    correlation: Correlation<R>,
+    /// When it was put, on the producer's clock.
+    since: Duration,
+}
+
 struct State<R: SecureRing> {
-    there: BTreeMap<Step, (Demand, Correlation<R>)>,
+    there: BTreeMap<Step, Held<R>>,
     held: usize,
     /// The last step that came. What lies before it and is not there will not come any more.
     last: Option<Step>,
@@ -368,6 +385,7 @@ struct State<R: SecureRing> {
     done: Option<Result<()>>,
     /// Set once the consumer is gone.
     closed: bool,
+    clock: Option<Arc<dyn Clock>>,
 }
 
 impl<R: SecureRing> State<R> {
@@ -380,11 +398,16 @@ impl<R: SecureRing> State<R> {
 
     /// What [`Store::take`] yields, or nothing as long as it may still come.
     fn take(&mut self, step: Step, demand: &Demand) -> Option<Result<Correlation<R>>> {
-        if let Some((for_demand, correlation)) = self.there.remove(&step) {
-            self.held -= correlation.bytes();
-            let fits = for_demand == *demand;
-            let wrong = || Error::Correlation { step, reason: format!("one for {for_demand:?}") };
-            return Some(if fits { Ok(correlation) } else { Err(wrong()) });
+        if let Some(held) = self.there.remove(&step) {
+            self.held -= held.correlation.bytes();
+            if held.demand != *demand {
+                let reason = format!("one for {:?}", held.demand);
+                return Some(Err(Error::Correlation { step, reason }));
+            }
+            if let Some(clock) = &self.clock {
+                clock.wait_until(held.since);
+            }
+            return Some(Ok(held.correlation));
         }
         match &self.done {
             Some(Err(e)) => Some(Err(e.clone())),
@@ -407,8 +430,14 @@ impl<R: SecureRing> Store<R> {
             dealt: BTreeMap::new(),
             done: None,
             closed: false,
+            clock: None,
         };
         Self { cap, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// From now on the time is `clock`'s: the producer's while all is put, then that of whoever takes it.
+    pub fn set_clock(&self, clock: Arc<dyn Clock>) {
+        self.lock().clock = Some(clock);
     }
 
     fn lock(&self) -> MutexGuard<'_, State<R>> {
@@ -442,7 +471,8 @@ impl<R: SecureRing> Store<R> {
         }
         state.held += bytes;
         state.last = Some(step);
-        state.there.insert(step, (demand, correlation));
+        let since = state.clock.as_ref().map_or(Duration::ZERO, |clock| clock.now());
+        state.there.insert(step, Held { demand, correlation, since });
         self.changed.notify_all();
         Ok(())
     }
@@ -746,6 +776,33 @@ mod tests {
                     assert!(taker.join().unwrap().contains(words), "{words}");
                 }
             });
+        }
+    }
+
+    #[test]
+    fn nothing_is_taken_before_its_time() {
+        struct At(Mutex<Duration>);
+        impl Clock for At {
+            fn now(&self) -> Duration {
+                *self.0.lock().unwrap()
+            }
+            fn wait_until(&self, time: Duration) {
+                let mut now = self.0.lock().unwrap();
+                *now = time.max(*now);
+            }
+        }
+        let at = |seconds| Arc::new(At(Mutex::new(Duration::from_secs(seconds))));
+        let (store, producer, consumer) = (Store::<Z64>::new(1 << 20), at(10), at(15));
+        store.set_clock(producer.clone());
+        for call in 1..4 {
+            store.put(AT.call(call), DEMAND, correlation(AT.call(call))).unwrap();
+            *producer.0.lock().unwrap() += Duration::from_secs(10);
+        }
+        store.finish(Ok(()));
+        store.set_clock(consumer.clone());
+        for (call, after) in [(1, 15), (3, 30), (2, 30)] {
+            store.take(AT.call(call), &DEMAND).unwrap();
+            assert_eq!(consumer.now(), Duration::from_secs(after));
         }
     }
 

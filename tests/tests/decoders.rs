@@ -11,7 +11,7 @@ use sharelens::codec::encode;
 use sharelens::config::{Card, Cluster, NodeConfig, PROTOCOL_VERSION};
 use sharelens::control::{
     Accepted, DealtSeed, Go, Greeting, Hello, ImageShare, ModelId, Models, Output, Purpose, Ready, Refusal,
-    Report, SessionId, Upload, Work,
+    Report, SessionId, Start, Upload, Work,
 };
 use sharelens::{Identity, Role, engine};
 use sharelens_models::program::Instruction;
@@ -130,7 +130,7 @@ fn frames() {
     let report = Report { ledger, online_seconds: 0.1, ..Report::default() };
     let mut seeds = vec![
         hello(Purpose::Greet { role: Role::Helper, boot: [3; 16] }),
-        hello(Purpose::Infer { model: "m".into(), version: Some(2) }),
+        hello(Purpose::Infer { model: "m".into(), version: Some(2), start: Start::AtOnce }),
         hello(Purpose::Online(work())),
         hello(Purpose::Deal(work())),
         hello(Purpose::Load(work())),

@@ -13,6 +13,7 @@ use sharelens_models::detect::{Detections, Settings, compare};
 use sharelens_models::image::Picture;
 use sharelens_models::{Manifest, Model, Options, Prepared, prepare};
 use sharelens_protocol::compare::Rounds;
+use sharelens_protocol::correlation::Clock;
 use sharelens_protocol::cost::{Cost, Ledger};
 use sharelens_protocol::prg::Seed;
 use sharelens_protocol::{Channel, Error, Result, Server, Step};
@@ -76,6 +77,9 @@ impl<R: Runner> Runner for Tapped<R> {
     }
     fn store(&self, model: &Self::Model, cap: usize) -> Self::Store {
         self.engine.store(model, cap)
+    }
+    fn set_clock(&self, store: &Self::Store, clock: Arc<dyn Clock>) {
+        self.engine.set_clock(store, clock);
     }
     async fn prepare<C: Channel>(
         &self,

@@ -1,7 +1,8 @@
 //! `bench`: models and single operations on this machine, and two such measurements compared.
 //!
 //! Offline is everything that happens before the image: the request, dealing, and preparing on both servers.
-//! Online is from sending the shares of the image to having the shares of the result. All parties run on this
+//! Online is from sending the shares of the image to having the shares of the result. With `--overlap` the image is
+//! sent as soon as the session is set up, and online includes waiting for what is not prepared yet. All parties run on this
 //! machine, as three processes over loopback, or in one process on a virtual link.
 
 mod compare;
@@ -16,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 use sharelens::config::LinkConfig;
+use sharelens::control::Start;
 use sharelens_models::Arithmetic;
 
 use super::{Mode, RingName, RoundsName, Ui, Wan, model};
@@ -81,6 +83,10 @@ struct How {
     /// Three processes with relays between them that delay, as 40ms:100mbit.
     #[arg(long, value_delimiter = ',', value_name = "LINK", value_parser = measure::relay)]
     relay: Vec<Place>,
+    /// Send the input at once: preprocessing goes on beside the online phase, which includes waiting for it, and what
+    /// counts is the total [default: the phases one after the other, each measured alone].
+    #[arg(long)]
+    overlap: bool,
     /// Threads that each party computes on [default: one per core].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -161,7 +167,8 @@ impl How {
         }
         let threads = self.threads.map(usize::from);
         machine::set_threads(threads)?;
-        let settings = measure::Settings { runs: self.runs.into(), threads };
+        let start = Start::overlapped(self.overlap);
+        let settings = measure::Settings { runs: self.runs.into(), threads, start };
         let mut documents = Vec::new();
         for make in subjects {
             let mut subject = make(ui)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use sharelens::config::LinkConfig;
-use sharelens::control::ModelId;
+use sharelens::control::{ModelId, Start};
 use sharelens::{Identity, Role};
 
 use super::nodes::{self, Nodes};
@@ -42,6 +42,9 @@ pub struct Demo {
     /// Which arithmetic.
     #[arg(long, value_enum, default_value_t)]
     ring: RingName,
+    /// Send the image at once, with preprocessing going on beside the online phase.
+    #[arg(long)]
+    overlap: bool,
     /// Also say what it would take over such a link.
     #[arg(long, value_name = "RTTms,MBIT")]
     wan: Option<Wan>,
@@ -99,7 +102,7 @@ impl Demo {
         model::share(&prepared, self.ring, (None, self.wan), &nodes.cluster, &id, identity.clone(), ui)
             .await?;
         let client = infer::connect(&nodes.cluster, identity, &LinkConfig::default()).await?;
-        let done = infer::infer(&client, &id.name, None, &image, ui).await?;
+        let done = infer::infer(&client, &id.name, None, Start::overlapped(self.overlap), &image, ui).await?;
         client.close().await;
         nodes.stop().await;
 

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use sharelens::client::{Inference, Patience, Progress};
 use sharelens::config::LinkConfig;
-use sharelens::control::Accepted;
+use sharelens::control::{Accepted, Start};
 use sharelens::{Client, Cluster, Error, Identity, Role, engine};
 use sharelens_models::Manifest;
 use sharelens_protocol::Server;
@@ -32,6 +32,10 @@ pub struct Infer {
     images: Vec<PathBuf>,
     #[command(flatten)]
     outputs: Outputs,
+    /// Send an image only when all is preprocessed for it: the online phase is shorter, the whole longer [default:
+    /// preprocessing goes on beside the online phase].
+    #[arg(long)]
+    prepare_first: bool,
     /// Where correlations come from.
     #[arg(long, value_enum, default_value_t)]
     mode: Mode,
@@ -82,6 +86,8 @@ pub struct Done {
     pub outputs: Vec<Vec<f64>>,
     /// Shares and reports.
     pub inference: Inference,
+    /// Whether the image waited for preprocessing.
+    pub start: Start,
     /// What server 0 saw of the image, as [`engine::view`].
     pub view: Vec<u8>,
 }
@@ -96,7 +102,7 @@ impl Done {
             "ring": result::ring(&self.manifest),
             "image": show(image),
             "result": result::result(&self.manifest, &self.outputs)?,
-            "cost": result::cost(&self.manifest, &self.inference),
+            "cost": result::cost(&self.manifest, &self.inference, self.start),
         }))
     }
 }
@@ -108,7 +114,14 @@ pub async fn connect(cluster: &Cluster, identity: Arc<Identity>, link: &LinkConf
 }
 
 /// Runs a shared model on one image.
-pub async fn infer(client: &Client, name: &str, version: Option<u32>, image: &Path, ui: Ui) -> Result<Done> {
+pub async fn infer(
+    client: &Client,
+    name: &str,
+    version: Option<u32>,
+    start: Start,
+    image: &Path,
+    ui: Ui,
+) -> Result<Done> {
     let bar = ui.progress(4, "sharing");
     let (mut manifest, mut view) = (None, Vec::new());
     let share = |accepted: &Accepted| {
@@ -123,17 +136,18 @@ pub async fn infer(client: &Client, name: &str, version: Option<u32>, image: &Pa
     let progress = |at: Progress| {
         bar.inc(1);
         bar.set_message(match at {
+            Progress::Accepted if start == Start::AtOnce => "connecting",
             Progress::Accepted => "preprocessing",
             Progress::Ready => "sending",
             Progress::Sent => "computing",
         });
     };
-    let inference = client.infer(name, version, share, progress).await;
+    let inference = client.infer(name, version, start, share, progress).await;
     bar.finish_and_clear();
     let (inference, manifest) = (inference?, manifest.context("no manifest came")?);
     let [a, b] = &inference.outputs;
     let outputs = engine::open_result(&manifest, [a, b])?;
-    Ok(Done { manifest, outputs, inference, view })
+    Ok(Done { manifest, outputs, inference, start, view })
 }
 
 impl Infer {
@@ -162,8 +176,9 @@ impl Infer {
     }
 
     async fn all(&self, client: &Client, collector: &mut Collector<'_>, ui: Ui) -> Result<()> {
+        let start = Start::overlapped(!self.prepare_first);
         for image in &self.images {
-            let done = infer(client, &self.model, self.version, image, ui).await?;
+            let done = infer(client, &self.model, self.version, start, image, ui).await?;
             let json = done.json(image)?;
             ui.say(format_args!("{}\n{}", show(image), result::words(&json["result"])));
             ui.say(result::cost_words(&json["cost"], false));

@@ -45,9 +45,10 @@ pub fn html(json: &Value, boxes: &str, view: Option<&str>) -> String {
     let mib = |v: &Value| v.as_f64().unwrap_or(f64::NAN) / f64::from(1 << 20);
     let seconds = |v: &Value| v["seconds"].as_f64().unwrap_or(f64::NAN);
     page += &format!(
-        "<p>Preprocessing {:.3} s, {:.2} MiB dealt. Online {:.3} s, {} rounds, {:.2} MiB sent by each server.</p>\n",
-        seconds(&cost["offline"]),
+        "<p>Preprocessing {:.3} s, {:.2} MiB dealt{}. Online {:.3} s, {} rounds, {:.2} MiB sent by each server.</p>\n",
+        result::preprocessing_seconds(cost),
         mib(&cost["offline"]["bytes"]["helper"]),
+        if cost["overlapped"] == true { ", beside the online phase" } else { "" },
         seconds(&cost["online"]),
         cost["online"]["rounds"],
         mib(&cost["online"]["bytes"]["server0"]),

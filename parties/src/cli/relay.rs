@@ -18,6 +18,8 @@ use sharelens::local::Link;
 
 /// The longest that a relay goes on after its end.
 const TICK: Duration = Duration::from_millis(100);
+/// What a sleeping thread wakes up late by: the system's timer slack, unless something else runs.
+const SLACK: Duration = Duration::from_micros(50);
 /// Bytes that one direction holds back; what exceeds that is lost, as in a router.
 const HELD: usize = 64 << 20;
 /// No datagram is longer.
@@ -138,7 +140,7 @@ impl Delay {
         let left = held.clone();
         spawn(move || {
             for (at, packet) in due {
-                sleep(at.saturating_duration_since(Instant::now()));
+                sleep(at.saturating_duration_since(Instant::now() + SLACK));
                 left.fetch_sub(packet.len(), Ordering::Relaxed);
                 // As on any link, what cannot be sent is lost.
                 let _ = send(&packet);

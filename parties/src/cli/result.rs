@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sharelens::client::Inference;
+use sharelens::control::Start;
 use sharelens_models::Manifest;
 use sharelens_models::check::{CONFIDENT, settled};
 use sharelens_models::config::Task;
@@ -100,10 +101,15 @@ pub fn max_abs_error(manifest: &Manifest, a: &[Vec<f64>], b: &[Vec<f64>]) -> f64
     a.iter().flatten().zip(b.iter().flatten()).fold(0.0, |m: f64, (a, b)| m.max((a - b).abs()))
 }
 
-/// What an inference cost. Bytes are those that the node sent, framing included.
-pub fn cost(manifest: &Manifest, inference: &Inference) -> Value {
+/// What an inference cost. Bytes are those that the node sent, framing included. Where preprocessing overlapped
+/// with the online phase, `offline` ends when the image could be sent, and `prepared_seconds` says when
+/// preprocessing did.
+pub fn cost(manifest: &Manifest, inference: &Inference, start: Start) -> Value {
     let [r0, r1] = &inference.reports;
+    let prepared = r0.offline_seconds.max(r1.offline_seconds);
     json!({
+        "overlapped": start == Start::AtOnce,
+        "prepared_seconds": prepared,
         "offline": {
             "seconds": inference.offline_seconds,
             "rounds": 1,
@@ -209,19 +215,31 @@ fn detection_words(result: &Value) -> String {
     text
 }
 
-/// Cost in two lines and a table.
+/// From the request to its end, whatever ran beside it.
+pub fn preprocessing_seconds(cost: &Value) -> f64 {
+    let ready = &cost["offline"]["seconds"];
+    let seconds = if cost["overlapped"] == true { &cost["prepared_seconds"] } else { ready };
+    seconds.as_f64().unwrap_or(f64::NAN)
+}
+
+/// Cost in two or three lines and a table.
 pub fn cost_words(cost: &Value, layers: bool) -> String {
     let mib = |v: &Value| v.as_f64().unwrap_or(f64::NAN) / f64::from(1 << 20);
     let seconds = |v: &Value| v["seconds"].as_f64().unwrap_or(f64::NAN);
     let (offline, online) = (&cost["offline"], &cost["online"]);
+    let overlapped = cost["overlapped"] == true;
     let mut text = format!(
-        "  preprocessing {:8.3} s   {:8.2} MiB\n  online        {:8.3} s   {:8} rounds   {:8.2} MiB sent by each server",
-        seconds(offline),
+        "  preprocessing {:8.3} s   {:8.2} MiB{}\n  online        {:8.3} s   {:8} rounds   {:8.2} MiB sent by each server",
+        preprocessing_seconds(cost),
         mib(&offline["bytes"]["helper"]),
+        if overlapped { "   beside the online phase" } else { "" },
         seconds(online),
         online["rounds"],
         mib(&online["bytes"]["server0"]),
     );
+    if overlapped {
+        text += &format!("\n  in all        {:8.3} s", seconds(offline) + seconds(online));
+    }
     if layers {
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING).set_header(["layer", "op", "rounds", "MiB", "ms"]);

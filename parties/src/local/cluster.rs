@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use futures::executor::block_on;
 use sharelens_protocol::Server;
+use sharelens_protocol::channel::HEADER_BYTES;
 use sharelens_protocol::cost::Ledger;
 use sharelens_protocol::prg::Seed;
 use zeroize::Zeroizing;
 
 use super::{End, Link, Machine, Party};
 use crate::client::SharedImage;
+use crate::control::Start;
 use crate::error::{Error, Result};
 use crate::identity::random;
 use crate::runner::{InputShare, Run, Runner};
@@ -33,9 +35,11 @@ pub struct LocalRun {
     pub outputs: [Zeroizing<Vec<u8>>; 2],
     /// What each server counted.
     pub ledgers: [Ledger; 2],
-    /// Time until all correlations were there, on the virtual clock.
+    /// Time from the start of dealing until the image could be taken, on the virtual clock.
     pub offline: Duration,
-    /// Time from the image to the result, on the virtual clock.
+    /// Time from the start of dealing until all correlations were there: the same, unless the image came at once.
+    pub prepared: Duration,
+    /// Time from the image to the result, waiting for correlations included, on the virtual clock.
     pub online: Duration,
     /// Bytes that the helper sent, headers included.
     pub dealt_bytes: u64,
@@ -61,7 +65,7 @@ impl<R: Runner> LocalCluster<R> {
             let (runner, model, machine, epoch) = (&*runner, &model, &machine, &epoch);
             let seed = &seeds[server.index()];
             move || {
-                let party = machine.party();
+                let party = machine.party(Duration::ZERO);
                 let mut peer = party.channel(end);
                 let weights = block_on(runner.load(server, model, share, seed, epoch, &mut peer))?;
                 Ok((weights, party.now()))
@@ -82,11 +86,21 @@ impl<R: Runner> LocalCluster<R> {
         self.load
     }
 
-    /// Runs the model on one image.
+    /// Runs the model on one image, once all correlations are there.
     ///
     /// # Errors
     /// As the engine.
     pub fn run(&self, image: &SharedImage) -> Result<LocalRun> {
+        self.run_from(image, Start::Prepared)
+    }
+
+    /// Runs the model on one image. With [`Start::AtOnce`] the image comes as soon as the servers have their seeds,
+    /// have told the client, and the client's upload has arrived. Since preparing does not depend on the online
+    /// phase, it is computed before, and the online phase takes nothing before its time.
+    ///
+    /// # Errors
+    /// As the engine.
+    pub fn run_from(&self, image: &SharedImage, start: Start) -> Result<LocalRun> {
         let session: [u8; 32] = random()?;
         let seeds = seeds()?;
         let stores = [0, 1].map(|_: usize| self.runner.store(&self.model, usize::MAX));
@@ -97,7 +111,13 @@ impl<R: Runner> LocalCluster<R> {
             store: &stores[server.index()],
             context: &session,
         };
-        let (offline, dealt_bytes) = self.prepare(&seeds, &session, run)?;
+        let (prepared, dealt_bytes) = self.prepare(&seeds, &session, run)?;
+        // On the clock of dealing, if the phases share it.
+        let trip = self.link.rtt / 2;
+        let (offline, arrives) = match start {
+            Start::Prepared => (prepared, Duration::ZERO),
+            Start::AtOnce => (trip, 2 * trip + self.link.delivery(image.words.len() + HEADER_BYTES)),
+        };
 
         let (end0, end1) = End::pair("server 0", "server 1", self.link);
         let traffic = [end0.traffic(), end1.traffic()];
@@ -105,10 +125,13 @@ impl<R: Runner> LocalCluster<R> {
         let online = |server: Server, image: InputShare, end: End| {
             let (run, machine, runner) = (run(server), &machine, &*self.runner);
             move || {
-                let party = machine.party();
+                let party = machine.party(arrives);
+                if start == Start::AtOnce {
+                    runner.set_clock(run.store, party.clock());
+                }
                 let mut peer = party.channel(end);
                 let (output, ledger) = block_on(runner.online(run, image, &mut peer))?;
-                Ok((Zeroizing::new(output), ledger, party.now()))
+                Ok((Zeroizing::new(output), ledger, party.now().saturating_sub(arrives)))
             }
         };
         let image0 = InputShare::Seed(image.seed.clone());
@@ -123,6 +146,7 @@ impl<R: Runner> LocalCluster<R> {
             outputs: [o0, o1],
             ledgers: [l0, l1],
             offline,
+            prepared,
             online: t0.max(t1),
             dealt_bytes,
             online_bytes: traffic.map(|t| t.sent()),
@@ -144,7 +168,9 @@ impl<R: Runner> LocalCluster<R> {
             let (run, machine, runner) = (run(server), &machine, &*self.runner);
             let seed = &seeds[server.index()];
             move || {
-                let party = machine.party();
+                // Its seed is one trip away, as the first correction is.
+                let party = machine.party(self.link.rtt / 2);
+                runner.set_clock(run.store, party.clock());
                 block_on(runner.prepare(run, seed, &mut party.channel(end)))?;
                 Ok(party.now())
             }
@@ -155,7 +181,7 @@ impl<R: Runner> LocalCluster<R> {
             block_on(deal).map_err(Error::from)
         };
         let (dealing, p0, p1) = std::thread::scope(|s| {
-            let dealing = s.spawn(|| deal(&machine.party(), helper1));
+            let dealing = s.spawn(|| deal(&machine.party(Duration::ZERO), helper1));
             let (a, b) = (s.spawn(prepare(Server::Server0, end0)), s.spawn(prepare(Server::Server1, end1)));
             (joined(dealing), joined(a), joined(b))
         });

@@ -1,5 +1,6 @@
 //! A computing server's side of a client's session.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,24 +12,33 @@ use super::models::{Known, at_most};
 use super::sessions::{ActiveGuard, Kind, on_thread};
 use super::{Inner, loads, refuse};
 use crate::config::Role;
-use crate::control::{Accepted, DealtSeed, Go, ImageShare, Output, Purpose, Ready, Report, SessionId};
+use crate::control::{Accepted, DealtSeed, Go, ImageShare, Output, Purpose, Ready, Report, SessionId, Start};
 use crate::error::{Code, Error, Result};
 use crate::runner::{InputShare, Run, Runner};
 use crate::transport::{ControlStream, Ended, Sending, StreamChannel, Traffic};
+
+/// What a client asks for.
+pub struct Request {
+    /// Name of the model.
+    pub model: String,
+    /// The newest, if `None`.
+    pub version: Option<u32>,
+    /// When the image will come.
+    pub start: Start,
+}
 
 /// Serves one request: acceptance with the manifest, readiness, the image's share, the result's share.
 pub async fn infer<R: Runner>(
     inner: &Arc<Inner<R>>,
     mut client: ControlStream,
     session: SessionId,
-    model: &str,
-    version: Option<u32>,
+    request: Request,
 ) -> Result<()> {
     // Until the client and the other nodes have everything; a shutdown waits for that.
     let _active = inner.active.enter();
     let ended = Ended::default();
     let limit = inner.config.limits.session_timeout();
-    let work = serve(inner, &mut client, session, model, version, &ended);
+    let work = serve(inner, &mut client, session, &request, &ended);
     let outcome = tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
         let (peer, what) = ("the session".into(), "end".into());
         Err(Error::Timeout { peer, what, seconds: limit.as_secs() })
@@ -71,8 +81,7 @@ async fn serve<R: Runner>(
     inner: &Arc<Inner<R>>,
     client: &mut ControlStream,
     session: SessionId,
-    model: &str,
-    version: Option<u32>,
+    request: &Request,
     ended: &Ended,
 ) -> Result<(StreamChannel, StreamChannel)> {
     let started = Instant::now();
@@ -80,10 +89,11 @@ async fn serve<R: Runner>(
     let place = Arc::new(Place { _slot: inner.slot()?, _active: inner.active.enter() });
     let server = inner.role.server().ok_or_else(|| Error::Internal("the helper runs no model".into()))?;
     inner.storage.first_use(session)?;
-    let known = inner.known(inner.storage.find(model, version)?).await?;
+    let known = inner.known(inner.storage.find(&request.model, request.version)?).await?;
     client.send(&Accepted { model: known.id.clone(), manifest: known.manifest.clone() }).await?;
 
-    let links = Links::establish(inner, server, session, &known, ended);
+    let start = request.start;
+    let links = Links::establish(inner, server, session, &known, start, ended);
     let links = tokio::select! {
         links = links => links?,
         gone = client.gone() => return Err(gone),
@@ -94,7 +104,7 @@ async fn serve<R: Runner>(
     let leave = Leave { ended: ended.clone(), runner: inner.runner.clone(), store: store.clone() };
     let Links { weights, seed, mut peer, mut helper, to_peer, to_helper } = links;
 
-    let preparing = {
+    let mut preparing = Preparing::new({
         let (runner, known, weights) = (inner.runner.clone(), known.clone(), weights.clone());
         let (store, place) = (store.clone(), place.clone());
         on_thread("prepare", move |handle| {
@@ -102,16 +112,20 @@ async fn serve<R: Runner>(
             let (model, weights, store) = (&known.model, &*weights, &*store);
             let run = Run { server, model, weights, store, context: &session.0 };
             let prepared = handle.block_on(runner.prepare(run, &seed.seed(), &mut helper));
-            (helper, prepared, Instant::now())
+            prepared.map(|()| (helper, Instant::now()))
         })
-    };
+    });
     let (ready, is_ready) = oneshot::channel();
     let (image, take_image) = oneshot::channel::<InputShare>();
     let online = {
         let (runner, known) = (inner.runner.clone(), known.clone());
         on_thread("online", move |handle| {
             let _place = place;
-            let result = runner.ready(&store).and_then(|()| {
+            let prepared = match start {
+                Start::Prepared => runner.ready(&store),
+                Start::AtOnce => Ok(()),
+            };
+            let result = prepared.and_then(|()| {
                 let _ = ready.send(());
                 let gone = |_| sharelens_protocol::Error::Ended("the client sent no image".into());
                 let image = take_image.blocking_recv().map_err(gone)?;
@@ -124,21 +138,25 @@ async fn serve<R: Runner>(
     };
     tokio::pin!(online);
 
-    // Either the store fills up, or the thread ends with the reason why it does not.
+    // Either the store fills up, or a thread ends with the reason why it does not.
     tokio::select! {
         Ok(()) = is_ready => {}
+        e = preparing.failure(ended) => return Err(e),
         outcome = &mut online => return Err(failure(ended, outcome.map(|(_, result)| result.err()))),
         gone = client.gone() => return Err(gone),
     }
     client.send(&Ready { seconds: started.elapsed().as_secs_f64() }).await?;
     let share = tokio::select! {
         share = receive_image(inner, client, server, known.sizes.image_share) => share?,
+        e = preparing.failure(ended) => return Err(e),
         outcome = &mut online => return Err(failure(ended, outcome.map(|(_, result)| result.err()))),
     };
     let arrived = Instant::now();
     image.send(share).map_err(|_| Error::Internal("the online thread is gone".into()))?;
     let (peer, result) = tokio::select! {
         outcome = &mut online => outcome?,
+        // Not only when the online phase gets there: it may be waiting for the other server, and that for this.
+        e = preparing.failure(ended) => return Err(e),
         gone = client.gone() => return Err(gone),
     };
     let (output, ledger) = result.map_err(|e| ended.reason().unwrap_or(Error::Protocol(e)))?;
@@ -147,8 +165,7 @@ async fn serve<R: Runner>(
     if output.len() != known.sizes.output {
         return Err(Error::Internal(format!("a result of {} bytes", output.len())));
     }
-    let (helper, prepared, prepared_at) = preparing.await?;
-    prepared?;
+    let (helper, prepared_at) = preparing.done().await?;
     drop(leave);
     let report = Report {
         ledger,
@@ -161,6 +178,41 @@ async fn serve<R: Runner>(
     client.send(&Output { bytes: output.len() as u64, report }).await?;
     client.send_bulk(output.to_vec().into()).await?;
     Ok((peer, helper))
+}
+
+/// The thread that prepares: the helper's link, and when it was done.
+struct Preparing {
+    thread: Pin<Box<dyn Future<Output = Result<Prepared>> + Send>>,
+    done: Option<(StreamChannel, Instant)>,
+}
+
+type Prepared = std::result::Result<(StreamChannel, Instant), sharelens_protocol::Error>;
+
+impl Preparing {
+    fn new(thread: impl Future<Output = Result<Prepared>> + Send + 'static) -> Self {
+        Self { thread: Box::pin(thread), done: None }
+    }
+
+    /// Waits for it. What it returned is kept if this is dropped before.
+    async fn wait(&mut self) -> Result<()> {
+        if self.done.is_none() {
+            self.done = Some(self.thread.as_mut().await??);
+        }
+        Ok(())
+    }
+
+    /// Why it failed; pending for ever if it does not.
+    async fn failure(&mut self, ended: &Ended) -> Error {
+        match self.wait().await {
+            Ok(()) => std::future::pending().await,
+            Err(e) => ended.reason().unwrap_or(e),
+        }
+    }
+
+    async fn done(mut self) -> Result<(StreamChannel, Instant)> {
+        self.wait().await?;
+        self.done.ok_or_else(|| Error::Internal("preparing left nothing".into()))
+    }
 }
 
 /// Why a session's thread ended early.
@@ -208,9 +260,10 @@ impl<R: Runner> Links<R> {
         server: Server,
         session: SessionId,
         known: &Arc<Known<R>>,
+        start: Start,
         ended: &Ended,
     ) -> Result<Self> {
-        let (peer, epoch, weights) = match server {
+        let (mut peer, epoch, weights) = match server {
             Server::Server0 => Self::lead(inner, session, known).await?,
             Server::Server1 => Self::follow(inner, session, known).await?,
         };
@@ -230,11 +283,15 @@ impl<R: Runner> Links<R> {
         };
         // The helper rests while server 1's store is full.
         helper.set_timeout(inner.config.limits.session_timeout());
+        if start == Start::AtOnce {
+            // And the other server until its correlations have come.
+            peer.set_timeout(inner.config.limits.session_timeout());
+        }
         let (to_peer, to_helper) = (Traffic::default(), Traffic::default());
         Ok(Self {
             weights,
             seed,
-            peer: peer.into_channel(ended.clone(), Sending::Unbounded, to_peer.clone())?,
+            peer: peer.into_channel(ended.clone(), Sending::Unbounded, to_peer.clone())?.peer_tells(),
             helper: helper.into_channel(ended.clone(), Sending::Unbounded, to_helper.clone())?,
             to_peer,
             to_helper,

@@ -111,6 +111,7 @@ pub struct StreamChannel {
     abort: Option<oneshot::Sender<Code>>,
     /// Header of the next message, if it was read.
     head: Option<[u8; HEADER_BYTES]>,
+    peer_tells: bool,
 }
 
 struct Room {
@@ -150,7 +151,26 @@ impl StreamChannel {
             room: room.as_ref().map(|room| room.semaphore.clone()),
         };
         tokio::spawn(writer.run(send, items, aborted));
-        Self { peer, recv, timeout, ended, traffic, queue, room, failure, abort: Some(abort), head: None }
+        Self {
+            peer,
+            recv,
+            timeout,
+            ended,
+            traffic,
+            queue,
+            room,
+            failure,
+            abort: Some(abort),
+            peer_tells: false,
+            head: None,
+        }
+    }
+
+    /// For a peer that tells the client itself why it leaves. When it does, the session ended with its code, and
+    /// is not a link that failed: of two servers the client believes the one that knows more.
+    pub fn peer_tells(mut self) -> Self {
+        self.peer_tells = true;
+        self
     }
 
     /// Sends what is queued, ends the stream, and waits until the peer has it all and has closed its side too.
@@ -193,6 +213,9 @@ impl StreamChannel {
 
     /// The protocol's view of a transport error.
     fn failed(&self, at: Step, due: &str, e: Error) -> ProtocolError {
+        if self.peer_tells && matches!(e, Error::Refused { .. }) {
+            self.ended.end(e.clone());
+        }
         match e {
             Error::Link { peer, reason } => ProtocolError::Link { peer, reason },
             Error::Refused { peer, text, .. } => ProtocolError::Link { peer, reason: text },

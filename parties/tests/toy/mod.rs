@@ -1,17 +1,20 @@
 //! An engine small enough to check the nodes by: the result is image plus weights, byte by byte. Its weights
 //! are opened under a mask and its result is blinded by a correlation, so every link is used as in earnest.
 
-use std::sync::{Condvar, Mutex};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use sharelens::runner::{InputShare, Run, Runner, Sizes};
+use sharelens_protocol::correlation::Clock;
 use sharelens_protocol::cost::Ledger;
 use sharelens_protocol::prg::Seed;
 use sharelens_protocol::{Channel, Error, Result, Server, Step};
 
 pub struct Toy;
 
-/// `toy:BYTES[:MILLISECONDS[:fail|panic]]`
+/// `toy:BYTES[:MILLISECONDS[:fail|panic|late|gated-NAME]]`. The online phase pauses first, or the helper if it is
+/// late. If it is gated, it deals when [`open`] says so, and fails when [`fail`] does.
 pub struct Manifest {
     pub n: usize,
     pause: Duration,
@@ -28,6 +31,25 @@ pub fn parse(manifest: &[u8]) -> Option<Manifest> {
 /// The plaintext weights of a model.
 pub fn weights(manifest: &str) -> Vec<u8> {
     (0..parse(manifest.as_bytes()).map_or(0, |m| m.n)).map(|i| (i * 7) as u8).collect()
+}
+
+static GATES: (Mutex<BTreeMap<String, bool>>, Condvar) = (Mutex::new(BTreeMap::new()), Condvar::new());
+
+/// Lets the helper deal for all models gated with this name, now and later.
+#[allow(dead_code, reason = "not every suite needs it")]
+pub fn open(name: &str) {
+    settle(name, true);
+}
+
+/// Lets it fail.
+#[allow(dead_code, reason = "not every suite needs it")]
+pub fn fail(name: &str) {
+    settle(name, false);
+}
+
+fn settle(name: &str, deal: bool) {
+    GATES.0.lock().unwrap().insert(format!("gated-{name}"), deal);
+    GATES.1.notify_all();
 }
 
 fn expand(seed: &Seed, context: &[u8], n: usize) -> Vec<u8> {
@@ -58,24 +80,25 @@ fn share_of(share: &InputShare, context: &[u8], n: usize) -> Vec<u8> {
 
 #[derive(Default)]
 pub struct Store {
-    state: Mutex<Option<Result<Vec<u8>>>>,
+    state: Mutex<Option<(Result<Vec<u8>>, Duration)>>,
     changed: Condvar,
+    clock: Mutex<Option<Arc<dyn Clock>>>,
 }
 
 impl Store {
     fn put(&self, value: Result<Vec<u8>>) {
-        self.state.lock().unwrap().get_or_insert(value);
+        let now = self.clock.lock().unwrap().as_ref().map_or(Duration::ZERO, |clock| clock.now());
+        self.state.lock().unwrap().get_or_insert((value, now));
         self.changed.notify_all();
     }
 
     fn get(&self) -> Result<Vec<u8>> {
-        let mut state = self.state.lock().unwrap();
-        loop {
-            match &*state {
-                Some(value) => return value.clone(),
-                None => state = self.changed.wait(state).unwrap(),
-            }
+        let state = self.changed.wait_while(self.state.lock().unwrap(), |s| s.is_none()).unwrap();
+        let (value, since) = state.as_ref().unwrap();
+        if let Some(clock) = &*self.clock.lock().unwrap() {
+            clock.wait_until(*since);
         }
+        value.clone()
     }
 }
 
@@ -119,6 +142,10 @@ impl Runner for Toy {
         Store::default()
     }
 
+    fn set_clock(&self, store: &Store, clock: Arc<dyn Clock>) {
+        *store.clock.lock().unwrap() = Some(clock);
+    }
+
     async fn prepare<C: Channel>(&self, run: Run<'_, Self>, seed: &Seed, helper: &mut C) -> Result<()> {
         let blind = match run.server {
             Server::Server0 => Ok(expand(seed, run.context, run.model.n)),
@@ -138,7 +165,9 @@ impl Runner for Toy {
         image: InputShare,
         peer: &mut C,
     ) -> Result<(Vec<u8>, Ledger)> {
-        std::thread::sleep(run.model.pause);
+        if run.model.fault.as_deref() != Some("late") {
+            std::thread::sleep(run.model.pause);
+        }
         match run.model.fault.as_deref() {
             Some("fail") if !run.server.is_first() => {
                 return Err(Error::Config("server 1 fails on purpose".into()));
@@ -147,9 +176,11 @@ impl Runner for Toy {
             _ => {}
         }
         let share = share_of(&image, b"image", run.model.n);
+        // Each server waits for its own and then for the other.
+        let blind = run.store.get()?;
         peer.send(AT, vec![0; run.model.n]).await?;
         peer.recv(AT, run.model.n).await?;
-        let output = add(&add(&share, run.weights), &run.store.get()?);
+        let output = add(&add(&share, run.weights), &blind);
         Ok((output, Ledger::default()))
     }
 
@@ -166,6 +197,17 @@ impl Runner for Toy {
         server1: &mut C,
     ) -> Result<()> {
         assert_eq!(masks.len(), m.n);
+        match m.fault.as_deref() {
+            Some("late") => std::thread::sleep(m.pause),
+            Some(gate) if gate.starts_with("gated-") => {
+                let gates = GATES.0.lock().unwrap();
+                let gates = GATES.1.wait_while(gates, |gates| !gates.contains_key(gate)).unwrap();
+                if !gates[gate] {
+                    return Err(Error::Ended("the helper leaves".into()));
+                }
+            }
+            _ => {}
+        }
         server1.send(AT, sub(&vec![0; m.n], &expand(&seeds[0], context, m.n))).await
     }
 }

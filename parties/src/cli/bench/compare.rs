@@ -69,13 +69,25 @@ fn median(document: &Value, phase: &str) -> Option<f64> {
 fn name(document: &Value) -> String {
     let [model, ring, mode, link] = KEYS.map(|key| document[key].as_str().unwrap_or(""));
     let mode = if mode == "three" { String::new() } else { format!(", mode {mode}") };
-    format!("{model} ({ring}, {link}{mode})")
+    let overlap = if overlapped(document) { ", overlapped" } else { "" };
+    format!("{model} ({ring}, {link}{mode}{overlap})")
+}
+
+/// Older files do not say: nothing was.
+fn overlapped(document: &Value) -> bool {
+    document["overlap"] == true
+}
+
+/// What is compared. Of phases that overlap only the whole has a meaning.
+fn phases(document: &Value) -> &'static [&'static str] {
+    if overlapped(document) { &PHASES[2..] } else { &PHASES }
 }
 
 /// Ratios of medians, new to old, of what is in both; the names of the rest.
 fn compare(old: &[Value], new: &[Value], limit: f64) -> Result<Value> {
     let (mut rows, mut worse, mut notes) = (Vec::new(), Vec::new(), Vec::new());
-    let same = |a: &Value, b: &Value| KEYS.iter().all(|key| a[key] == b[key]);
+    let same =
+        |a: &Value, b: &Value| KEYS.iter().all(|key| a[key] == b[key]) && overlapped(a) == overlapped(b);
     for before in old {
         let Some(after) = new.iter().find(|n| same(before, n)) else { continue };
         let case = name(before);
@@ -84,7 +96,7 @@ fn compare(old: &[Value], new: &[Value], limit: f64) -> Result<Value> {
         if !other.is_empty() {
             notes.push(format!("{case}: another machine ({})", other.join(", ")));
         }
-        for phase in PHASES {
+        for phase in phases(before) {
             let [a, b] = [before, after].map(|d| median(d, phase).unwrap_or(f64::NAN));
             let ratio = b / a;
             if ratio > 1.0 + limit {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sharelens::config::LinkConfig;
-use sharelens::control::ModelId;
+use sharelens::control::{ModelId, Start};
 use sharelens::local::{Link, SESSION_TRIPS};
 use sharelens::{Identity, LocalCluster, engine};
 use sharelens_protocol::channel::HEADER_BYTES;
@@ -76,22 +76,24 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// How often, and on how many threads.
+/// How often, on how many threads, and in which order.
 pub struct Settings {
     /// Runs that count.
     pub runs: usize,
     /// Threads of each party.
     pub threads: Option<usize>,
+    /// Whether the input waits for preprocessing.
+    pub start: Start,
 }
 
 /// One run.
 pub struct Sample {
-    /// Seconds until all correlations were there.
+    /// Seconds until the image could be sent: all correlations were there, or the session was set up.
     pub offline: f64,
-    /// Seconds from the image to the result.
+    /// Seconds from then to the result.
     pub online: f64,
-    /// Seconds for which a server went on preparing after the client heard that it may send: a cap on memory
-    /// was reached, or threads that finished were scheduled late.
+    /// Seconds for which a server went on preparing after the client heard that it may send: it was told to, a cap
+    /// on memory was reached, or threads that finished were scheduled late.
     pub overlap: f64,
     /// What server 0 counted.
     pub ledger: Ledger,
@@ -148,7 +150,7 @@ async fn in_processes(subject: &Subject, place: Place, settings: &Settings, ui: 
     for _ in 0..=settings.runs {
         // Splitting the image is the client's work, done before the clock of the online phase starts.
         let share = |_: &_| engine::share_image(manifest, &subject.input);
-        let done = client.infer(&id.name, None, share, |_| {}).await?;
+        let done = client.infer(&id.name, None, settings.start, share, |_| {}).await?;
         let [a, b] = &done.outputs;
         let [r0, r1] = done.reports;
         samples.push(Sample {
@@ -181,7 +183,7 @@ fn in_one_process(subject: &Subject, link: Link, settings: &Settings, ui: Ui) ->
     let mut samples = Vec::new();
     for _ in 0..=settings.runs {
         let image = engine::share_image(manifest, &subject.input)?;
-        let done = cluster.run(&image)?;
+        let done = cluster.run_from(&image, settings.start)?;
         // The cluster's clock knows the work; a session's set-up and the client's two messages are added.
         let setup = link.rtt / 2 * SESSION_TRIPS;
         let upload = link.delivery(image.words.len() + HEADER_BYTES);
@@ -192,7 +194,8 @@ fn in_one_process(subject: &Subject, link: Link, settings: &Settings, ui: Ui) ->
         samples.push(Sample {
             offline: (done.offline + setup).as_secs_f64(),
             online: (done.online + upload + download).as_secs_f64(),
-            overlap: 0.0,
+            // The client hears one trip after the servers are ready.
+            overlap: done.prepared.saturating_sub(done.offline + link.rtt / 2).as_secs_f64(),
             ledger,
             offline_bytes: [0, 0, done.dealt_bytes],
             online_bytes: done.online_bytes,

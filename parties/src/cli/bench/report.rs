@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use sharelens::control::Start;
 
 use super::machine;
 use super::measure::{Measured, Place, Sample, Settings};
@@ -90,6 +91,7 @@ pub fn document(
         "input_shape": manifest.program.input_shape,
         "operation": subject.operation,
         "link": place.to_string(),
+        "overlap": settings.start == Start::AtOnce,
         "parties": if matches!(place, Place::Virtual(_)) { "one process" } else { "three processes" },
         "result": outputs(&last.outputs)?,
         "plain": outputs(&subject.plain)?,
@@ -144,10 +146,13 @@ pub fn text(document: &Value, details: bool) -> String {
         word(&document["parties"]),
         runs["count"],
     )];
+    let overlapped = document["overlap"] == true;
     lines.push(format!(
-        "  offline  {}   {} sent by the helper",
+        "  {}  {}   {} sent by the helper{}",
+        if overlapped { "set-up " } else { "offline" },
         seconds(&runs["offline"]),
-        mib(&offline["bytes"]["helper"])
+        mib(&offline["bytes"]["helper"]),
+        if overlapped { " from then on" } else { "" },
     ));
     lines.push(format!(
         "  online   {}   {} rounds, {} sent by each server",
@@ -161,7 +166,9 @@ pub fn text(document: &Value, details: bool) -> String {
         lines.push(format!("  of online, the operation without sending its input and result: {alone:.4} s"));
     }
     let overlap = runs["overlap_seconds"].as_f64().unwrap_or(0.0);
-    if overlap > 0.05 * online["seconds"].as_f64().unwrap_or(0.0) {
+    if overlapped {
+        lines.push(format!("  preparing took {overlap:.4} s of the online phase"));
+    } else if overlap > 0.05 * online["seconds"].as_f64().unwrap_or(0.0) {
         lines.push(format!("  preparing went on for {overlap:.4} s of the online phase: memory is capped"));
     }
     if !details {
