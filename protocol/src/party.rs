@@ -82,6 +82,15 @@ impl<R: Ring, C: Channel> Party<'_, R, C> {
         self.ring.add(range, &mut share, &other);
         Ok(share)
     }
+
+    /// Opens a vector that is masked to a caller who adds: sends the own share, gives the other's. One round.
+    ///
+    /// # Errors
+    /// As [`Party::open`].
+    pub async fn swap(&mut self, step: Step, range: Range, share: Vec<R::Word>) -> Result<Vec<R::Word>> {
+        let received = self.exchange(step, share::into_bytes(share)).await?;
+        share::from_message(self.ring, range, step, received)
+    }
 }
 
 #[cfg(test)]

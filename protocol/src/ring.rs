@@ -82,6 +82,9 @@ pub trait Ring: Clone + PartialEq + Debug + Send + Sync + 'static {
     /// What `rescale` divides by.
     fn divisor(&self) -> u64;
 
+    /// 1/2 in `Full`, if there is one.
+    fn one_half(&self) -> Option<i64>;
+
     /// Half of what a number in `range` may span: |x| <= bound is representable.
     fn bound(&self, range: Range) -> i64;
 
@@ -109,6 +112,8 @@ pub trait Ring: Clone + PartialEq + Debug + Send + Sync + 'static {
     /// The same for one plane.
     fn is_canonical_plane(&self, plane: usize, words: &[Self::Word]) -> bool;
 
+    /// `a += b` in one plane.
+    fn add_plane(&self, plane: usize, a: &mut [Self::Word], b: &[Self::Word]);
     /// `a -= b` in one plane.
     fn sub_plane(&self, plane: usize, a: &mut [Self::Word], b: &[Self::Word]);
 

@@ -178,6 +178,11 @@ impl Ring for Rns {
         self.big_q
     }
 
+    fn one_half(&self) -> Option<i64> {
+        // (M + 1) / 2: M is odd.
+        Some(self.bound(Range::Full) + 1)
+    }
+
     fn bound(&self, range: Range) -> i64 {
         let m = match range {
             Range::Full => u128::from(self.big_p) * u128::from(self.big_q),
@@ -205,6 +210,10 @@ impl Ring for Rns {
 
     fn is_canonical_plane(&self, plane: usize, words: &[u8]) -> bool {
         words.iter().fold(0, |a, &b| a.max(b)) < self.all[plane]
+    }
+
+    fn add_plane(&self, plane: usize, a: &mut [u8], b: &[u8]) {
+        k::add_mod(self.isa, self.all[plane], a, b);
     }
 
     fn sub_plane(&self, plane: usize, a: &mut [u8], b: &[u8]) {

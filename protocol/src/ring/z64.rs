@@ -40,6 +40,10 @@ impl Ring for Z64 {
         1 << SHIFT
     }
 
+    fn one_half(&self) -> Option<i64> {
+        None
+    }
+
     fn bound(&self, _: Range) -> i64 {
         i64::MAX
     }
@@ -52,6 +56,10 @@ impl Ring for Z64 {
 
     fn is_canonical_plane(&self, _: usize, _: &[u64]) -> bool {
         true
+    }
+
+    fn add_plane(&self, _: usize, a: &mut [u64], b: &[u64]) {
+        self.add(Range::Full, a, b);
     }
 
     fn sub_plane(&self, _: usize, a: &mut [u64], b: &[u64]) {
