@@ -102,7 +102,7 @@ async fn load_under<R: Ring, C: Channel>(
     let ring = party.ring;
     let mut masked = weight;
     ring.sub(Range::Full, &mut masked, &own);
-    let mut f = party.open(map.load_step(), Range::Full, masked.into_inner()).await?;
+    let mut f = party.open(map.load_step(), Range::Full, masked).await?;
     let mut opened = None;
     if let Some(half) = ring.one_half() {
         ring.scale(Range::Full, &mut f, half);
@@ -145,7 +145,7 @@ pub fn deal<R: Ring>(ring: &R, map: &Linear, mask: &Mask<R>, prgs: [&Prg; 2], st
     let mut c = Secret::zeroed(n * ring.planes(Range::Full));
     ring.apply(&map.conv, &a, &mask.0, &mut c);
     ring.sub(Range::Full, &mut c, &ring.uniform(Range::Full, prgs[0].at(step, Purpose::LinearProduct), n));
-    share::into_bytes(c.into_inner())
+    share::into_bytes(c)
 }
 
 /// One server's correlation for one run.
@@ -167,20 +167,33 @@ pub(crate) fn prepare<R: Ring>(
     resident: &Resident<R>,
     prg: &Prg,
     step: Step,
-    correction: &[u8],
+    correction: Secret<u8>,
 ) -> Result<Masked<R>> {
     let a = ring.uniform(Range::Full, prg.at(step, Purpose::LinearMask), map.conv.in_len());
     let n = map.conv.out_len();
     let mut rest = match role {
         Server::Server0 => ring.uniform(Range::Full, prg.at(step, Purpose::LinearProduct), n),
-        Server::Server1 => share::from_bytes(ring, Range::Full, step, correction)?.into(),
+        Server::Server1 => share::from_message(ring, Range::Full, step, correction)?,
     };
     if let Some(opened) = &resident.opened {
         ring.apply(&map.conv, &a, opened, &mut rest);
     }
-    let bias = Secret::new(ring::repeat(ring.planes(Range::Full), &resident.bias, n));
-    ring.add(Range::Full, &mut rest, &bias);
+    add_repeated(ring, &mut rest, &resident.bias);
     Ok(Masked { a, rest })
+}
+
+/// Adds words of a plane each in `period` to each run of as many elements.
+fn add_repeated<R: Ring>(ring: &R, x: &mut [R::Word], period: &[R::Word]) {
+    /// Elements at once: many for the kernel, few for the cache.
+    const RUN: usize = 1 << 12;
+    let planes = ring.planes(Range::Full);
+    let (n, len) = (x.len() / planes, period.len() / planes);
+    let run = n.min(len * RUN.div_ceil(len));
+    let period = Secret::new(ring::repeat(planes, period, run));
+    for (plane, x) in x.chunks_exact_mut(n).enumerate() {
+        let period = &period[plane * run..(plane + 1) * run];
+        x.chunks_mut(run).for_each(|x| ring.add_plane(plane, x, &period[..x.len()]));
+    }
 }
 
 impl<R: Ring> Masked<R> {
@@ -204,7 +217,7 @@ pub async fn apply<R: Ring, C: Channel>(
 ) -> Result<Share<R, Full>> {
     let ring = party.ring;
     let Masked { mut a, rest: mut out } = correlation;
-    let mut masked = x.words().to_vec();
+    let mut masked = Secret::copied(x.words());
     ring.sub(Range::Full, &mut masked, &a);
     if resident.opened.is_some() {
         let e = party.open(step, Range::Full, masked).await?;
@@ -282,8 +295,8 @@ mod tests {
         let correction = deal(ring, map, &mask, [&seeds[0], &seeds[1]], AT);
         assert_eq!(correction.len() as u64, map.cost(ring).dealt);
         let [l0, l1] = &loaded.out;
-        let k0 = prepare(ring, Server::Server0, map, l0, &seeds[0], AT, &[]).unwrap();
-        let k1 = prepare(ring, Server::Server1, map, l1, &seeds[1], AT, &correction).unwrap();
+        let k0 = prepare(ring, Server::Server0, map, l0, &seeds[0], AT, Secret::zeroed(0)).unwrap();
+        let k1 = prepare(ring, Server::Server1, map, l1, &seeds[1], AT, correction.into()).unwrap();
         let [x0, x1] = shares::<R, Full>(ring, 6, &x);
         let out =
             run(ring, [(x0, k0, l0), (x1, k1, l1)], async |p, (x, k, l)| apply(p, AT, map, l, &x, k).await);
@@ -330,9 +343,9 @@ mod tests {
                 let seeds = prgs(30);
                 let [x0, x1] = shares::<R, Full>(ring, 6, &numbers(2, nx, 99));
                 let mut x1 = x1.into_words();
-                let k0 = prepare(ring, Server::Server0, &MAP, &l0, &seeds[0], AT, &[]).unwrap();
-                let zeros = vec![0; MAP.correction_len(ring)];
-                let mut k1 = prepare(ring, Server::Server1, &MAP, &l1, &seeds[1], AT, &zeros).unwrap();
+                let k0 = prepare(ring, Server::Server0, &MAP, &l0, &seeds[0], AT, Secret::zeroed(0)).unwrap();
+                let zeros = Secret::zeroed(MAP.correction_len(ring));
+                let mut k1 = prepare(ring, Server::Server1, &MAP, &l1, &seeds[1], AT, zeros).unwrap();
                 if shifted {
                     shift(ring, Range::Full, &mut x1, &numbers(8, nx, 99));
                     shift(ring, Range::Full, &mut k1.a, &numbers(8, nx, 99));

@@ -21,6 +21,7 @@ use crate::prg::{Prg, Purpose};
 use crate::ring::{Ring, par};
 use crate::role::Server;
 use crate::secret::Secret;
+use crate::share;
 use crate::step::Step;
 
 /// How digits are merged: groups by level, from the least significant digit.
@@ -257,7 +258,7 @@ pub(crate) fn prepare(
         Server::Server1 => {
             let (digits, products) = correction.split_at(2 * tree.digits * n);
             let products = bits::unpack(products, n).expect("the length was checked on receipt");
-            (bytemuck::pod_collect_to_vec(digits).into(), products.into())
+            (share::words_of(digits), products.into())
         }
     };
     Dealt { tree: tree.clone(), digits, masks, products }
@@ -286,15 +287,17 @@ pub async fn less_than<R: Ring, C: Channel>(
         let used = inputs.len();
         let (mask, rest) = masks.split_at(used);
         masks = rest;
-        let masked: Vec<u64> = inputs.iter().zip(mask).map(|(x, m)| x ^ m).collect();
+        let mut delta = inputs;
+        delta.iter_mut().zip(mask).for_each(|(x, m)| *x ^= m);
         let at = step.message(step.to_bits() as u16 + level as u16);
-        let received = party.exchange(at, bits::pack(&masked, n)).await?;
+        let received = party.exchange(at, bits::pack(&delta, n)).await?;
         let other = bits::unpack(&received, n).filter(|o| o.len() == used).ok_or_else(|| Error::Peer {
             step: at,
             expected: "planes of bits".into(),
             found: "another length".into(),
         })?;
-        let delta: Vec<u64> = masked.iter().zip(&other).map(|(a, b)| a ^ b).collect();
+        let other = Secret::new(other);
+        delta.iter_mut().zip(other.iter()).for_each(|(a, b)| *a ^= b);
         let (mut next_eq, mut next_lt) = (Vec::new(), Vec::new());
         let mut first = 0;
         for &group in groups {

@@ -120,7 +120,7 @@ impl Shape {
         let mut c = Secret::zeroed(self.uses * self.out_len() * ring.planes(Range::Full));
         multiply(ring, &conv, &[Part::all(ring, &a)], |i| &packed[i % self.groups], &mut c);
         ring.sub(Range::Full, &mut c, &self.dealt(ring, prg, step));
-        share::into_bytes(c.into_inner())
+        share::into_bytes(c)
     }
 
     /// One server's correlation; `correction` is what the helper sent, empty at server 0.
@@ -133,12 +133,12 @@ impl Shape {
         role: Server,
         prg: &Prg,
         step: Step,
-        correction: &[u8],
+        correction: Secret<u8>,
     ) -> Result<Masks<R>> {
         let [a, b] = self.masks(ring, prg, step);
         let c = match role {
             Server::Server0 => self.dealt(ring, prg, step),
-            Server::Server1 => share::from_bytes(ring, Range::Full, step, correction)?.into(),
+            Server::Server1 => share::from_message(ring, Range::Full, step, correction)?,
         };
         Ok(Masks { shape: *self, a, b, c })
     }
@@ -320,7 +320,7 @@ pub async fn product<R: Ring, C: Channel>(
     if let Right::Masked { y, b } = &operand.right {
         parts.push([Part::all(ring, y), Part::all(ring, b)]);
     }
-    let masked = masked(ring, &parts).into_inner();
+    let masked = masked(ring, &parts);
     // A lone product takes what was dealt as it is.
     let mut z = if shape.uses == 1 {
         std::mem::replace(&mut operand.c, Secret::zeroed(0))
@@ -420,8 +420,8 @@ mod tests {
         adjust(&mut other);
         let correction = shape.correct(ring, [own, other.clone()], &prgs[0], AT);
         assert_eq!(correction.len(), shape.correction_len(ring));
-        let c0 = shape.prepare(ring, Server::Server0, &prgs[0], AT, &[]).unwrap();
-        let c1 = shape.prepare(ring, Server::Server1, &prgs[1], AT, &correction).unwrap();
+        let c0 = shape.prepare(ring, Server::Server0, &prgs[0], AT, Secret::zeroed(0)).unwrap();
+        let c1 = shape.prepare(ring, Server::Server1, &prgs[1], AT, correction.into()).unwrap();
         let [a, b] = other;
         [c0, Masks { a, b, ..c1 }]
     }
@@ -531,7 +531,7 @@ mod tests {
         let ring = Rns::new(Moduli::usual(2, 1).unwrap()).unwrap();
         let shape = Shape { groups: 1, m: 2, k: 3, n: 2, uses: 1 };
         let bad = vec![255; shape.correction_len(&ring)];
-        let got = shape.prepare(&ring, Server::Server1, &prgs(1)[1], AT, &bad);
+        let got = shape.prepare(&ring, Server::Server1, &prgs(1)[1], AT, bad.into());
         assert!(matches!(got.err(), Some(Error::Peer { .. })));
         let inputs = || {
             let ([y0, y1], [m0, m1]) = (shares(&ring, 4, &[1; 6]), correlations(&ring, shape, |_| ()));

@@ -24,6 +24,7 @@ mod z64;
 use serde::{Deserialize, Serialize};
 
 use crate::bits;
+use crate::buffer;
 use crate::channel::Channel;
 use crate::compare::{self, Rounds, Tree};
 use crate::cost::Cost;
@@ -153,9 +154,9 @@ pub trait SignRing: Ring {
     /// The rows that `output` needs.
     fn rows(&self, output: Output) -> Vec<Row>;
     /// A row in the clear.
-    fn derive(&self, row: Row, plain: &Plain<'_, Self>) -> Vec<Self::Word>;
+    fn derive(&self, row: Row, plain: &Plain<'_, Self>) -> Secret<Self::Word>;
     /// The share of the result, from opened values and dealt shares.
-    fn combine(&self, output: Output, values: &Combine<'_, Self>) -> Vec<Self::Word>;
+    fn combine(&self, output: Output, values: &Combine<'_, Self>) -> Secret<Self::Word>;
 }
 
 impl Comparison {
@@ -188,7 +189,7 @@ impl Comparison {
         let [own, other] = prgs.map(|prg| self.draw(ring, prg, step));
         let masks = own.sum(ring, &other);
         let (number, flip) = masks.split(ring, self.n);
-        let mut out = Vec::with_capacity(self.correction_len(ring));
+        let mut out = buffer::with_capacity(self.correction_len(ring));
         self.correct(ring, &masks, &number, &flip, prgs[0], step, &mut out);
         out
     }
@@ -281,10 +282,10 @@ impl Demand {
     ) -> Vec<u8> {
         let n = self.n;
         let (number, flip) = masks.split(ring, n);
-        let mut out = Vec::with_capacity(self.correction_len(ring));
+        let mut out = buffer::with_capacity(self.correction_len(ring));
         let plain = Plain { r: &masks.r, number: &number, flip: &flip, beta };
         let rows = par::map(n, ring.rows(self.output).into_iter(), |row| {
-            let mut words = Secret::new(ring.derive(row, &plain));
+            let mut words = ring.derive(row, &plain);
             let mut share = Secret::zeroed(n);
             ring.uniform_plane(row.plane, row.lane(), prg.at(step, Purpose::SignDerived), &mut share);
             ring.sub_plane(row.plane, &mut words, &share);
@@ -319,7 +320,7 @@ impl Demand {
             }
             Server::Server1 => {
                 let (derived, rest) = correction.split_at(self.rows_len(ring));
-                let derived: Secret<R::Word> = bytemuck::pod_collect_to_vec(derived).into();
+                let derived: Secret<R::Word> = share::words_of(derived);
                 if !rows
                     .iter()
                     .zip(derived.chunks_exact(n.max(1)))
@@ -350,8 +351,7 @@ impl<R: Ring> Masks<R> {
 
     /// r as numbers that are compared, and its bit rho.
     fn split(&self, ring: &R, n: usize) -> (Secret<R::Compared>, Secret<u64>) {
-        let (number, flip) = ring.split_for_sign(&self.r, n);
-        (number.into(), flip.into())
+        ring.split_for_sign(&self.r, n)
     }
 }
 
@@ -444,7 +444,7 @@ pub async fn open<R: Ring, C: Channel>(
 ) -> Result<Vec<u64>> {
     let n = correlation.n;
     let signs = compare(party, step, x, correlation).await?;
-    open_bits(party, signs.next, n, signs.own).await
+    Ok(open_bits(party, signs.next, n, signs.own).await?.into_inner())
 }
 
 async fn run<R: SignRing, C: Channel>(
@@ -453,7 +453,7 @@ async fn run<R: SignRing, C: Channel>(
     x: &Share<R, Reduced>,
     correlation: Correlation<R>,
     slopes: Slopes,
-) -> Result<Vec<R::Word>> {
+) -> Result<Secret<R::Word>> {
     let Correlation { output, beta, derived, compared } = correlation;
     let n = compared.n;
     let Signs { z, number, flip, own: mut c, r, next } = compare(party, step, x, compared).await?;
@@ -476,10 +476,10 @@ async fn run<R: SignRing, C: Channel>(
 
 /// What a comparison leaves: z in the open, and shares of the signs.
 struct Signs<R: Ring> {
-    z: Vec<R::Word>,
-    number: Vec<R::Compared>,
+    z: Secret<R::Word>,
+    number: Secret<R::Compared>,
     /// l, the bit of z.
-    flip: Vec<u64>,
+    flip: Secret<u64>,
     /// This server's XOR share of the signs.
     own: Secret<u64>,
     /// This server's share of r.
@@ -497,7 +497,7 @@ async fn compare<R: Ring, C: Channel>(
 ) -> Result<Signs<R>> {
     let ring = party.ring;
     let Compared { n, r, flip: own_flip, dealt } = correlation;
-    let mut masked = x.words().to_vec();
+    let mut masked = Secret::copied(x.words());
     ring.mask_for_sign(&mut masked, &r);
     let z = party.open(step, Range::Reduced, masked).await?;
     let (number, flip) = ring.split_for_sign(&z, n);
@@ -517,9 +517,9 @@ async fn open_bits<R: Ring, C: Channel>(
     step: Step,
     n: usize,
     own: Secret<u64>,
-) -> Result<Vec<u64>> {
+) -> Result<Secret<u64>> {
     let received = party.exchange(step, bits::pack(&own, n)).await?;
-    let mut bits = bits::unpack(&received, n).expect("as long as what was sent");
+    let mut bits = Secret::new(bits::unpack(&received, n).expect("as long as what was sent"));
     xor(&mut bits, &own);
     Ok(bits)
 }
@@ -548,7 +548,7 @@ mod tests {
         [c0, Correlation { beta, compared, ..c1 }]
     }
 
-    fn go<R: SignRing>(ring: &R, x: &[i64], demand: Demand, slopes: Slopes) -> Run<Vec<R::Word>> {
+    fn go<R: SignRing>(ring: &R, x: &[i64], demand: Demand, slopes: Slopes) -> Run<Secret<R::Word>> {
         let [x0, x1] = shares::<R, Reduced>(ring, 2, x);
         let [c0, c1] = correlations(ring, demand, |_, _| ());
         let out = run(ring, [(x0, c0), (x1, c1)], async |p, (x, c)| super::run(p, AT, &x, c, slopes).await)
@@ -557,9 +557,9 @@ mod tests {
         out
     }
 
-    fn join<R: Ring>(ring: &R, output: Output, out: Run<Vec<R::Word>>) -> Vec<i64> {
+    fn join<R: Ring>(ring: &R, output: Output, out: Run<Secret<R::Word>>) -> Vec<i64> {
         let [a, b] = out.out;
-        share::join(ring, output.range(), a.into(), &b)
+        share::join(ring, output.range(), a, &b)
     }
 
     fn check<R: SignRing>(ring: &R) {
@@ -682,7 +682,8 @@ mod tests {
                 let (z, l) = z_of(x, r);
                 let (number, flip) = ring.split_for_sign(r, n);
                 let (inputs, less) = compare::wires(ring, &demand.comparison().tree(ring), &z, &number);
-                let sign: Vec<u64> = less.iter().zip(&flip).zip(&l).map(|((a, b), c)| a ^ b ^ c).collect();
+                let sign: Vec<u64> =
+                    less.iter().zip(flip.iter()).zip(l.iter()).map(|((a, b), c)| a ^ b ^ c).collect();
                 (inputs, sign, z)
             };
             let ((a, sign_a, za), (b, sign_b, zb)) = (wires(&x, &before), wires(&moved, &after));
