@@ -134,7 +134,7 @@ pub(crate) fn prepare<R: ConvertRing>(
     let dealt = match role {
         Server::Server0 => expand(ring, n, prg, step),
         Server::Server1 => {
-            let words: Secret<R::Word> = share::words_of(correction);
+            let words: Secret<R::Word> = Secret::read(correction);
             let mut planes = ring.dealt_planes().flat_map(|p| [p, p]).zip(words.chunks_exact(n.max(1)));
             if !planes.all(|(plane, w)| ring.is_canonical_plane(plane, w)) {
                 return Err(share::not_canonical(step));

@@ -128,12 +128,12 @@ impl Demand {
                 let resident = resident(map.weight).ok_or_else(|| not_loaded(map.weight))?;
                 Correlation::Linear(bilinear::prepare(ring, role, map, resident, prg, step, correction)?)
             }
-            Self::Sign(demand) => Correlation::Sign(demand.prepare(ring, role, prg, step, &correction)?),
+            Self::Sign(demand) => Correlation::Sign(demand.prepare(ring, role, prg, step, correction)?),
             Self::Convert { n } => {
                 Correlation::Convert(convert::prepare(ring, role, *n, prg, step, &correction)?)
             }
             Self::Mul { n } => Correlation::Mul(mul::prepare(ring, role, *n, prg, step, correction)?),
-            Self::Compare(demand) => Correlation::Compare(demand.prepare(ring, role, prg, step, &correction)),
+            Self::Compare(demand) => Correlation::Compare(demand.prepare(ring, role, prg, step, correction)),
             Self::Shuffle(demand) => {
                 Correlation::Shuffle(demand.prepare(ring, role, prg, step, &correction)?)
             }

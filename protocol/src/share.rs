@@ -96,18 +96,11 @@ pub fn from_message<R: Ring>(
         return Err(Error::Peer { step, expected: "whole elements".into(), found });
     }
     let words = bytemuck::allocation::try_cast_vec(bytes.into_inner())
-        .map_or_else(|(_, bytes)| words_of(&Secret::new(bytes)), Secret::new);
+        .map_or_else(|(_, bytes)| Secret::read(&Secret::new(bytes)), Secret::new);
     if ring.is_canonical(range, &words) {
         return Ok(words);
     }
     Err(not_canonical(step))
-}
-
-/// Whole words of a message, in memory of their own.
-pub(crate) fn words_of<W: bytemuck::Pod + Send>(bytes: &[u8]) -> Secret<W> {
-    let mut words = Secret::zeroed(bytes.len() / size_of::<W>());
-    bytemuck::cast_slice_mut(&mut words).copy_from_slice(bytes);
-    words
 }
 
 pub(crate) fn not_canonical(step: Step) -> Error {

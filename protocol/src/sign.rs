@@ -23,6 +23,8 @@ mod z64;
 
 use serde::{Deserialize, Serialize};
 
+use std::sync::Arc;
+
 use crate::bits;
 use crate::buffer;
 use crate::channel::Channel;
@@ -33,7 +35,7 @@ use crate::party::Party;
 use crate::prg::{Prg, Purpose};
 use crate::ring::{Domain, Full, Range, Reduced, Ring, par};
 use crate::role::Server;
-use crate::secret::Secret;
+use crate::secret::{Secret, Within};
 use crate::share::{self, Share};
 use crate::step::Step;
 
@@ -223,18 +225,31 @@ impl Comparison {
         role: Server,
         prg: &Prg,
         step: Step,
-        correction: &[u8],
+        correction: Secret<u8>,
+    ) -> Compared<R> {
+        self.prepare_behind(ring, role, prg, step, &Arc::new(correction), 0)
+    }
+
+    /// The same from what comes behind the first `start` bytes of a correction.
+    fn prepare_behind<R: Ring>(
+        &self,
+        ring: &R,
+        role: Server,
+        prg: &Prg,
+        step: Step,
+        correction: &Arc<Secret<u8>>,
+        start: usize,
     ) -> Compared<R> {
         let n = self.n;
         let Masks { r, tree: masks } = self.draw(ring, prg, step);
         let (tree, flip) = match role {
-            Server::Server0 => (&[][..], prg.stream(step, Purpose::FlipBit, 0, 0).words(bits::words(n))),
+            Server::Server0 => (0..0, prg.stream(step, Purpose::FlipBit, 0, 0).words(bits::words(n))),
             Server::Server1 => {
-                let (tree, flip) = correction.split_at(correction.len() - bits::bytes(n));
-                (tree, bits::unpack(flip, n).expect("the length was checked on receipt"))
+                let end = correction.len() - bits::bytes(n);
+                (start..end, bits::unpack(&correction[end..], n).expect("the length was checked on receipt"))
             }
         };
-        let dealt = compare::prepare(&self.tree(ring), n, role, prg, step, masks, tree);
+        let dealt = compare::prepare(&self.tree(ring), n, role, prg, step, masks, (correction, tree));
         Compared { n, r, flip: flip.into(), dealt }
     }
 }
@@ -306,21 +321,21 @@ impl Demand {
         role: Server,
         prg: &Prg,
         step: Step,
-        correction: &[u8],
+        correction: Secret<u8>,
     ) -> Result<Correlation<R>> {
         let n = self.n;
         let rows = ring.rows(self.output);
-        let (derived, rest) = match role {
+        let (correction, len) = (Arc::new(correction), self.rows_len(ring));
+        let derived = match role {
             Server::Server0 => {
                 let mut derived = Secret::zeroed(rows.len() * n);
                 par::each(n, rows.iter().zip(derived.chunks_exact_mut(n.max(1))), |(row, out)| {
                     ring.uniform_plane(row.plane, row.lane(), prg.at(step, Purpose::SignDerived), out);
                 });
-                (derived, &[][..])
+                Within::Own(derived)
             }
             Server::Server1 => {
-                let (derived, rest) = correction.split_at(self.rows_len(ring));
-                let derived: Secret<R::Word> = share::words_of(derived);
+                let derived = Within::new(&correction, 0..len);
                 if !rows
                     .iter()
                     .zip(derived.chunks_exact(n.max(1)))
@@ -328,10 +343,10 @@ impl Demand {
                 {
                     return Err(share::not_canonical(step));
                 }
-                (derived, rest)
+                derived
             }
         };
-        let compared = self.comparison().prepare(ring, role, prg, step, rest);
+        let compared = self.comparison().prepare_behind(ring, role, prg, step, &correction, len);
         Ok(Correlation { output: self.output, beta: self.draw(prg, step), derived, compared })
     }
 }
@@ -378,7 +393,7 @@ impl<R: Ring> Compared<R> {
 pub struct Correlation<R: Ring> {
     output: Output,
     beta: Secret<u64>,
-    derived: Secret<R::Word>,
+    derived: Within<R::Word>,
     compared: Compared<R>,
 }
 
@@ -541,8 +556,8 @@ mod tests {
         xor(&mut sum, &beta);
         let correction = demand.correct(ring, &own.sum(ring, &other), &sum, &prgs[0], AT);
         assert_eq!(correction.len(), demand.correction_len(ring));
-        let c0 = demand.prepare(ring, Server::Server0, &prgs[0], AT, &[]).unwrap();
-        let c1 = demand.prepare(ring, Server::Server1, &prgs[1], AT, &correction).unwrap();
+        let c0 = demand.prepare(ring, Server::Server0, &prgs[0], AT, Secret::zeroed(0)).unwrap();
+        let c1 = demand.prepare(ring, Server::Server1, &prgs[1], AT, correction.into()).unwrap();
         let Masks { r, tree } = other;
         let compared = Compared { r, dealt: c1.compared.dealt.with_masks(tree), ..c1.compared };
         [c0, Correlation { beta, compared, ..c1 }]
@@ -601,8 +616,8 @@ mod tests {
                 let prgs = prgs(40);
                 let correction = demand.deal(ring, [&prgs[0], &prgs[1]], AT);
                 assert_eq!(correction.len(), demand.correction_len(ring));
-                let c0 = demand.prepare(ring, Server::Server0, &prgs[0], AT, &[]);
-                let c1 = demand.prepare(ring, Server::Server1, &prgs[1], AT, &correction);
+                let c0 = demand.prepare(ring, Server::Server0, &prgs[0], AT, Secret::zeroed(0));
+                let c1 = demand.prepare(ring, Server::Server1, &prgs[1], AT, correction.into());
                 let [x0, x1] = shares::<R, Reduced>(ring, 2, &x);
                 let inputs = [(x0, c0), (x1, c1)];
                 let out = run(ring, inputs, async |p, (x, c)| open(p, AT, &x, c).await).unwrap();
@@ -737,7 +752,7 @@ mod tests {
         let ring = crate::ring::Rns::new(crate::ring::Moduli::usual(3, 2).unwrap()).unwrap();
         let demand = Demand { n: 4, output: Output::Full, rounds: Rounds::Balanced };
         let bad = vec![255; demand.correction_len(&ring)];
-        assert!(demand.prepare(&ring, Server::Server1, &prgs(1)[1], AT, &bad).is_err());
+        assert!(demand.prepare(&ring, Server::Server1, &prgs(1)[1], AT, bad.into()).is_err());
         assert!(reduced_bound(&ring) > 0);
     }
 }
