@@ -160,6 +160,12 @@ mod tests {
 
     const N: usize = SMALL;
 
+    /// Bytes and vectors kept.
+    fn state(pool: &Pool) -> (usize, usize) {
+        let shelf = pool.lock();
+        (shelf.held, shelf.kept.len())
+    }
+
     #[test]
     fn is_wiped_and_used_again() {
         let pool = Pool::new(1 << 30);
@@ -223,7 +229,7 @@ mod tests {
         for _ in 0..5 {
             pool.give(vec![1u8; N]);
         }
-        assert_eq!((pool.lock().held, pool.lock().kept.len()), (3 * N, 3));
+        assert_eq!(state(&pool), (3 * N, 3));
         pool.give(vec![1u8; 4 * N]);
         assert_eq!(pool.lock().held, 3 * N);
     }
@@ -239,7 +245,7 @@ mod tests {
         assert_eq!(pool.lock().held, 7 * N);
         // All that was kept, and no more.
         drop(pool.zeroed::<u16>(20 * N));
-        assert_eq!((pool.lock().held, pool.lock().kept.len()), (0, 0));
+        assert_eq!(state(&pool), (0, 0));
     }
 
     #[test]
