@@ -61,10 +61,10 @@ fn measure<R: SecureRing>(name: &str, ring: &R, shape: Shape) {
         };
         let correction = demand.deal(ring, [&prgs[0], &prgs[1]], at, |_| None).expect("no weights");
         lap(0);
-        let c0 = demand.prepare(ring, Server::Server0, &prgs[0], at, &[], |_| None).expect("well-formed");
+        let c0 = demand.prepare(ring, Server::Server0, &prgs[0], at, vec![], |_| None).expect("well-formed");
         lap(1);
         let c1 =
-            demand.prepare(ring, Server::Server1, &prgs[1], at, &correction, |_| None).expect("well-formed");
+            demand.prepare(ring, Server::Server1, &prgs[1], at, correction, |_| None).expect("well-formed");
         lap(2);
         let (Correlation::Product(c0), Correlation::Product(c1)) = (c0, c1) else {
             unreachable!("products were asked for")

@@ -16,6 +16,7 @@ use sharelens_protocol::lanes;
 use sharelens_protocol::prg::{Prg, Purpose, Seed};
 use sharelens_protocol::refresh;
 use sharelens_protocol::ring::{Full, Range, Rns, Z64};
+use sharelens_protocol::secret::Secret;
 use sharelens_protocol::{Channel, Error, Party, Result, Server, Share, Step, share};
 
 use crate::runner::{InputShare, Run, Runner, Sizes};
@@ -102,17 +103,6 @@ impl<R: SecureRing> Model<R> {
         }
     }
 
-    /// A server's weights and biases by map, from its share.
-    fn weights(&self, share: &InputShare) -> Result<Vec<[Vec<R::Word>; 2]>> {
-        let mut reader = Reader::new(&self.ring, share, WEIGHTS);
-        let mut read = |m: &Linear| {
-            let at = Step::layer(m.weight);
-            let weight = reader.read(at, Purpose::Weight, m.conv.weight_len())?;
-            Ok([weight, reader.read(at, Purpose::Bias, m.conv.c_out)?])
-        };
-        self.maps.iter().map(&mut read).collect()
-    }
-
     async fn load<C: Channel>(
         &self,
         role: Server,
@@ -123,8 +113,13 @@ impl<R: SecureRing> Model<R> {
         let mut ledger = Ledger::default();
         let mut party = Party { ring: &self.ring, role, channel, ledger: &mut ledger };
         let mut residents = Vec::with_capacity(self.maps.len());
-        for (map, [weight, bias]) in self.maps.iter().zip(self.weights(share)?) {
-            residents.push(bilinear::load(&mut party, map, mask, weight.into(), bias.into()).await?);
+        // One after the other, so that no more than one is in memory besides the share.
+        let mut reader = Reader::new(&self.ring, share, WEIGHTS);
+        for map in &self.maps {
+            let at = Step::layer(map.weight);
+            let weight = reader.read(at, Purpose::Weight, map.conv.weight_len())?;
+            let bias = reader.read(at, Purpose::Bias, map.conv.c_out)?;
+            residents.push(bilinear::load(&mut party, map, mask, weight, bias).await?);
         }
         Ok(Loaded { residents, pair: refresh::agree(&mut party).await? })
     }
@@ -201,9 +196,9 @@ impl<'a, R: SecureRing> Reader<'a, R> {
         Self { ring, source }
     }
 
-    fn read(&mut self, at: Step, purpose: Purpose, n: usize) -> Result<Vec<R::Word>> {
+    fn read(&mut self, at: Step, purpose: Purpose, n: usize) -> Result<Secret<R::Word>> {
         match &mut self.source {
-            Source::Seed(prg) => Ok(self.ring.uniform(Range::Full, prg.at(at, purpose), n).into_inner()),
+            Source::Seed(prg) => Ok(self.ring.uniform(Range::Full, prg.at(at, purpose), n)),
             Source::Words(rest) => {
                 let len = n * self.ring.bytes(Range::Full);
                 let (now, later) = rest.split_at_checked(len).ok_or_else(|| Error::Peer {

@@ -5,8 +5,15 @@
 //! Cost           once per load: open F, 1 round, `bytes(Full)` per weight each way. Per run: the helper sends
 //!                `bytes(Full)` per output to server 1; online 1 round, `bytes(Full)` per input each way.
 //! Source         Beaver, CRYPTO 1991, for a bilinear map, with the mask of the fixed operand kept
-//!                (as in SecureML, IEEE S&P 2017, section 4). Notation: C = A * B,
-//!                share_i = E * (B_i + i F) + A_i * F + C_i + b_i.
+//!                (as in SecureML, IEEE S&P 2017, section 4). With one product for each server instead of two
+//!                where 2 has an inverse, as derived below.
+//!
+//! U_i = E/2 + A_i are shares of X, and V_i = F/2 + B_i of W. Their differences U_0 - U_1 = A_0 - A_1 and
+//! V_0 - V_1 = B_0 - B_1 are the helper's own, and
+//! X * W = 2 U_0 * V_0 + 2 U_1 * V_1 - (U_0 - U_1) * (V_0 - V_1).
+//! So the helper deals C = -(A_0 - A_1) * (B_0 - B_1), and share_i = 2U_i * V_i + C_i + b_i with
+//! 2U_i = E + 2A_i, in which x_i + A_i needs no opening. In Z_2^64, where nothing can be halved, C = A * B and
+//! share_i = E * (B_i + i F) + A_i * F + C_i + b_i.
 //!
 //! Keeping B is safe because A is fresh in each run: (E, F) of all runs together are uniform.
 
@@ -56,9 +63,9 @@ impl Linear {
 
 /// A weight at a server: ready for many runs, each with fresh masks.
 pub struct Resident<R: Ring> {
-    /// F = W - B, known to both servers.
-    opened: R::Packed,
-    /// B_i + i F, this server's share of W under the lasting mask.
+    /// F = W - B, known to both servers, where nothing can be halved.
+    opened: Option<R::Packed>,
+    /// F/2 + B_i or else B_i + i F: this server's share of W under the lasting mask.
     own: R::Packed,
     /// This server's share of the bias, `[c_out]`.
     bias: Secret<R::Word>,
@@ -95,23 +102,33 @@ async fn load_under<R: Ring, C: Channel>(
     let ring = party.ring;
     let mut masked = weight;
     ring.sub(Range::Full, &mut masked, &own);
-    let f = party.open(map.load_step(), Range::Full, masked.into_inner()).await?;
-    if !party.role.is_first() {
+    let mut f = party.open(map.load_step(), Range::Full, masked).await?;
+    let mut opened = None;
+    if let Some(half) = ring.one_half() {
+        ring.scale(Range::Full, &mut f, half);
         ring.add(Range::Full, &mut own, &f);
+    } else {
+        opened = Some(ring.pack(&map.conv, &f));
+        if !party.role.is_first() {
+            ring.add(Range::Full, &mut own, &f);
+        }
     }
-    Ok(Resident { opened: ring.pack(&map.conv, &f), own: ring.pack(&map.conv, &own), bias })
+    Ok(Resident { opened, own: ring.pack(&map.conv, &own), bias })
 }
 
-/// The lasting mask B of a weight, at the helper.
+/// What the helper keeps of the lasting mask of a weight: B_1 - B_0, or B where nothing can be halved.
 pub struct Mask<R: Ring>(R::Packed);
 
 impl<R: Ring> Mask<R> {
     /// From the generators of this load's seeds of both servers.
     pub fn new(ring: &R, map: &Linear, masks: [&Prg; 2]) -> Self {
         let n = map.conv.weight_len();
-        let [mut b, b1] =
+        let [b0, mut b] =
             masks.map(|prg| ring.uniform(Range::Full, prg.at(map.load_step(), Purpose::WeightMask), n));
-        ring.add(Range::Full, &mut b, &b1);
+        match ring.one_half() {
+            Some(_) => ring.sub(Range::Full, &mut b, &b0),
+            None => ring.add(Range::Full, &mut b, &b0),
+        }
         Self(ring.pack(&map.conv, &b))
     }
 }
@@ -120,19 +137,22 @@ impl<R: Ring> Mask<R> {
 pub fn deal<R: Ring>(ring: &R, map: &Linear, mask: &Mask<R>, prgs: [&Prg; 2], step: Step) -> Vec<u8> {
     let [mut a, a1] =
         prgs.map(|prg| ring.uniform(Range::Full, prg.at(step, Purpose::LinearMask), map.conv.in_len()));
-    ring.add(Range::Full, &mut a, &a1);
+    match ring.one_half() {
+        Some(_) => ring.sub(Range::Full, &mut a, &a1),
+        None => ring.add(Range::Full, &mut a, &a1),
+    }
     let n = map.conv.out_len();
     let mut c = Secret::zeroed(n * ring.planes(Range::Full));
     ring.apply(&map.conv, &a, &mask.0, &mut c);
     ring.sub(Range::Full, &mut c, &ring.uniform(Range::Full, prgs[0].at(step, Purpose::LinearProduct), n));
-    share::into_bytes(c.into_inner())
+    share::into_bytes(c)
 }
 
 /// One server's correlation for one run.
 pub struct Masked<R: Ring> {
     /// A_i.
     a: Secret<R::Word>,
-    /// A_i * F + C_i + b_i.
+    /// C_i + b_i, and A_i * F where nothing can be halved.
     rest: Secret<R::Word>,
 }
 
@@ -147,18 +167,33 @@ pub(crate) fn prepare<R: Ring>(
     resident: &Resident<R>,
     prg: &Prg,
     step: Step,
-    correction: &[u8],
+    correction: Secret<u8>,
 ) -> Result<Masked<R>> {
     let a = ring.uniform(Range::Full, prg.at(step, Purpose::LinearMask), map.conv.in_len());
     let n = map.conv.out_len();
     let mut rest = match role {
         Server::Server0 => ring.uniform(Range::Full, prg.at(step, Purpose::LinearProduct), n),
-        Server::Server1 => share::from_bytes(ring, Range::Full, step, correction)?.into(),
+        Server::Server1 => share::from_message(ring, Range::Full, step, correction)?,
     };
-    ring.apply(&map.conv, &a, &resident.opened, &mut rest);
-    let bias = Secret::new(ring::repeat(ring.planes(Range::Full), &resident.bias, n));
-    ring.add(Range::Full, &mut rest, &bias);
+    if let Some(opened) = &resident.opened {
+        ring.apply(&map.conv, &a, opened, &mut rest);
+    }
+    add_repeated(ring, &mut rest, &resident.bias);
     Ok(Masked { a, rest })
+}
+
+/// Adds words of a plane each in `period` to each run of as many elements.
+fn add_repeated<R: Ring>(ring: &R, x: &mut [R::Word], period: &[R::Word]) {
+    /// Elements at once: many for the kernel, few for the cache.
+    const RUN: usize = 1 << 12;
+    let planes = ring.planes(Range::Full);
+    let (n, len) = (x.len() / planes, period.len() / planes);
+    let run = n.min(len * RUN.div_ceil(len));
+    let period = Secret::new(ring::repeat(planes, period, run));
+    for (plane, x) in x.chunks_exact_mut(n).enumerate() {
+        let period = &period[plane * run..(plane + 1) * run];
+        x.chunks_mut(run).for_each(|x| ring.add_plane(plane, x, &period[..x.len()]));
+    }
 }
 
 impl<R: Ring> Masked<R> {
@@ -181,11 +216,19 @@ pub async fn apply<R: Ring, C: Channel>(
     correlation: Masked<R>,
 ) -> Result<Share<R, Full>> {
     let ring = party.ring;
-    let mut masked = x.words().to_vec();
-    ring.sub(Range::Full, &mut masked, &correlation.a);
-    let e = party.open(step, Range::Full, masked).await?;
-    let mut out = correlation.rest;
-    ring.apply(&map.conv, &e, &resident.own, &mut out);
+    let Masked { mut a, rest: mut out } = correlation;
+    let mut masked = Secret::copied(x.words());
+    ring.sub(Range::Full, &mut masked, &a);
+    if resident.opened.is_some() {
+        let e = party.open(step, Range::Full, masked).await?;
+        ring.apply(&map.conv, &e, &resident.own, &mut out);
+    } else {
+        // E + 2A_i = (x_i + A_i) + (x_j - A_j).
+        ring.add(Range::Full, &mut a, x.words());
+        let other = party.swap(step, Range::Full, masked).await?;
+        ring.add(Range::Full, &mut a, &other);
+        ring.apply(&map.conv, &a, &resident.own, &mut out);
+    }
     Ok(Share::new(out))
 }
 
@@ -252,8 +295,8 @@ mod tests {
         let correction = deal(ring, map, &mask, [&seeds[0], &seeds[1]], AT);
         assert_eq!(correction.len() as u64, map.cost(ring).dealt);
         let [l0, l1] = &loaded.out;
-        let k0 = prepare(ring, Server::Server0, map, l0, &seeds[0], AT, &[]).unwrap();
-        let k1 = prepare(ring, Server::Server1, map, l1, &seeds[1], AT, &correction).unwrap();
+        let k0 = prepare(ring, Server::Server0, map, l0, &seeds[0], AT, Secret::zeroed(0)).unwrap();
+        let k1 = prepare(ring, Server::Server1, map, l1, &seeds[1], AT, correction.into()).unwrap();
         let [x0, x1] = shares::<R, Full>(ring, 6, &x);
         let out =
             run(ring, [(x0, k0, l0), (x1, k1, l1)], async |p, (x, k, l)| apply(p, AT, map, l, &x, k).await);
@@ -300,9 +343,9 @@ mod tests {
                 let seeds = prgs(30);
                 let [x0, x1] = shares::<R, Full>(ring, 6, &numbers(2, nx, 99));
                 let mut x1 = x1.into_words();
-                let k0 = prepare(ring, Server::Server0, &MAP, &l0, &seeds[0], AT, &[]).unwrap();
-                let zeros = vec![0; MAP.correction_len(ring)];
-                let mut k1 = prepare(ring, Server::Server1, &MAP, &l1, &seeds[1], AT, &zeros).unwrap();
+                let k0 = prepare(ring, Server::Server0, &MAP, &l0, &seeds[0], AT, Secret::zeroed(0)).unwrap();
+                let zeros = Secret::zeroed(MAP.correction_len(ring));
+                let mut k1 = prepare(ring, Server::Server1, &MAP, &l1, &seeds[1], AT, zeros).unwrap();
                 if shifted {
                     shift(ring, Range::Full, &mut x1, &numbers(8, nx, 99));
                     shift(ring, Range::Full, &mut k1.a, &numbers(8, nx, 99));

@@ -1,5 +1,6 @@
 //! Packed vectors of bits, 64 to a word, for XOR sharing.
 
+use crate::buffer;
 use crate::secret::Secret;
 
 /// `n` bits; bit `i` is bit `i % 64` of word `i / 64`. Bits beyond `n` in the last word are unspecified in
@@ -22,7 +23,7 @@ pub fn pack(planes: &[u64], n: usize) -> Vec<u8> {
     if w == 0 {
         return Vec::new();
     }
-    let mut out = Vec::with_capacity(planes.len() / w * b);
+    let mut out = buffer::with_capacity(planes.len() / w * b);
     for plane in planes.chunks_exact(w) {
         let start = out.len();
         out.extend_from_slice(&bytemuck::cast_slice(plane)[..b]);
@@ -39,7 +40,7 @@ pub fn unpack(message: &[u8], n: usize) -> Option<Vec<u64>> {
     if b == 0 || !message.len().is_multiple_of(b) {
         return message.is_empty().then(Vec::new);
     }
-    let mut out = Vec::with_capacity(message.len() / b * w);
+    let mut out = buffer::with_capacity(message.len() / b * w);
     for plane in message.chunks_exact(b) {
         out.extend(plane.chunks(8).map(|c| {
             let mut word = [0; 8];

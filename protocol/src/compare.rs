@@ -13,6 +13,9 @@
 //! lt = lt_3 ^ e_3 lt_2 ^ e_3 e_2 lt_1 ^ e_3 e_2 e_1 lt_0 and eq = e_3 e_2 e_1 e_0. Every input of an AND is
 //! opened once under a mask; the helper deals the products of masks which the terms need.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use crate::bits;
 use crate::channel::Channel;
 use crate::error::{Error, Result};
@@ -20,7 +23,7 @@ use crate::party::Party;
 use crate::prg::{Prg, Purpose};
 use crate::ring::{Ring, par};
 use crate::role::Server;
-use crate::secret::Secret;
+use crate::secret::{Secret, Within};
 use crate::step::Step;
 
 /// How digits are merged: groups by level, from the least significant digit.
@@ -179,7 +182,7 @@ fn draw_digits(digits: usize, n: usize, prg: &Prg, step: Step) -> Secret<u16> {
 pub struct Dealt {
     tree: Tree,
     /// One-hot vectors, digit by digit.
-    digits: Secret<u16>,
+    digits: Within<u16>,
     /// Shares of the masks of the opened bits, plane by plane.
     masks: Secret<u64>,
     /// Shares of their products, plane by plane.
@@ -237,8 +240,8 @@ pub fn deal<R: Ring>(
     out.extend(bits::pack(&products, n));
 }
 
-/// One server's shares around its `masks`; `correction` is what the helper sent, of
-/// [`Tree::correction_len`] bytes, empty at server 0.
+/// One server's shares around its `masks`; `sent` are the [`Tree::correction_len`] bytes of the helper's
+/// `correction` that are for this, none at server 0.
 pub(crate) fn prepare(
     tree: &Tree,
     n: usize,
@@ -246,18 +249,19 @@ pub(crate) fn prepare(
     prg: &Prg,
     step: Step,
     masks: Secret<u64>,
-    correction: &[u8],
+    (correction, sent): (&Arc<Secret<u8>>, Range<usize>),
 ) -> Dealt {
     let (digits, products) = match role {
         Server::Server0 => {
             let mut products = Secret::zeroed(tree.products() * bits::words(n));
             fill_planes(&mut products, n, prg, step, Purpose::TreeProduct);
-            (draw_digits(tree.digits, n, prg, step), products)
+            (Within::Own(draw_digits(tree.digits, n, prg, step)), products)
         }
         Server::Server1 => {
-            let (digits, products) = correction.split_at(2 * tree.digits * n);
-            let products = bits::unpack(products, n).expect("the length was checked on receipt");
-            (bytemuck::pod_collect_to_vec(digits).into(), products.into())
+            let middle = sent.start + 2 * tree.digits * n;
+            let products = bits::unpack(&correction[middle..sent.end], n);
+            let products = products.expect("the length was checked on receipt");
+            (Within::new(correction, sent.start..middle), products.into())
         }
     };
     Dealt { tree: tree.clone(), digits, masks, products }
@@ -286,15 +290,17 @@ pub async fn less_than<R: Ring, C: Channel>(
         let used = inputs.len();
         let (mask, rest) = masks.split_at(used);
         masks = rest;
-        let masked: Vec<u64> = inputs.iter().zip(mask).map(|(x, m)| x ^ m).collect();
+        let mut delta = inputs;
+        delta.iter_mut().zip(mask).for_each(|(x, m)| *x ^= m);
         let at = step.message(step.to_bits() as u16 + level as u16);
-        let received = party.exchange(at, bits::pack(&masked, n)).await?;
+        let received = party.exchange(at, bits::pack(&delta, n)).await?;
         let other = bits::unpack(&received, n).filter(|o| o.len() == used).ok_or_else(|| Error::Peer {
             step: at,
             expected: "planes of bits".into(),
             found: "another length".into(),
         })?;
-        let delta: Vec<u64> = masked.iter().zip(&other).map(|(a, b)| a ^ b).collect();
+        let other = Secret::new(other);
+        delta.iter_mut().zip(other.iter()).for_each(|(a, b)| *a ^= b);
         let (mut next_eq, mut next_lt) = (Vec::new(), Vec::new());
         let mut first = 0;
         for &group in groups {

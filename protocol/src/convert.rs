@@ -13,6 +13,7 @@
 //!
 //! In the residue number system rescaling needs no protocol at all: see [`Rns::rescale`].
 
+use crate::buffer;
 use crate::channel::Channel;
 use crate::cost::Cost;
 use crate::error::Result;
@@ -40,7 +41,7 @@ pub trait ConvertRing: Ring {
     const INTERACTIVE: Interactive;
 
     /// The conversion that is free: one server's share of the result.
-    fn convert_locally(&self, role: Server, x: &[Self::Word]) -> Vec<Self::Word>;
+    fn convert_locally(&self, role: Server, x: &[Self::Word]) -> Secret<Self::Word>;
 
     /// The number added before masking, so that what is masked is not negative.
     fn offset(&self) -> i64;
@@ -49,7 +50,7 @@ pub trait ConvertRing: Ring {
     fn dealt_planes(&self) -> std::ops::Range<usize>;
 
     /// The two numbers for one plane, from the mask r.
-    fn dealt(&self, plane: usize, r: &[Self::Word]) -> [Vec<Self::Word>; 2];
+    fn dealt(&self, plane: usize, r: &[Self::Word]) -> [Secret<Self::Word>; 2];
 
     /// The share of the result, from the share of x, the opened z and the dealt shares (for each plane the
     /// number, then the bit).
@@ -59,7 +60,7 @@ pub trait ConvertRing: Ring {
         x: &[Self::Word],
         z: &[Self::Word],
         dealt: &[Self::Word],
-    ) -> Vec<Self::Word>;
+    ) -> Secret<Self::Word>;
 }
 
 /// Bytes of the helper's correction.
@@ -109,8 +110,8 @@ pub fn deal<R: ConvertRing>(ring: &R, n: usize, prgs: [&Prg; 2], step: Step) -> 
 fn correct<R: ConvertRing>(ring: &R, r: &[R::Word], prg: &Prg, step: Step) -> Vec<u8> {
     let n = r.len() / ring.planes(Range::Reduced);
     let own = expand(ring, n, prg, step);
-    let rows = ring.dealt_planes().flat_map(|p| ring.dealt(p, r).map(|row| (p, Secret::new(row))));
-    let mut out = Vec::with_capacity(correction_len(ring, n));
+    let rows = ring.dealt_planes().flat_map(|p| ring.dealt(p, r).map(|row| (p, row)));
+    let mut out = buffer::with_capacity(correction_len(ring, n));
     for ((plane, mut row), own) in rows.zip(own.chunks_exact(n.max(1))) {
         ring.sub_plane(plane, &mut row, own);
         out.extend_from_slice(bytemuck::cast_slice(&row));
@@ -133,7 +134,7 @@ pub(crate) fn prepare<R: ConvertRing>(
     let dealt = match role {
         Server::Server0 => expand(ring, n, prg, step),
         Server::Server1 => {
-            let words: Secret<R::Word> = bytemuck::pod_collect_to_vec(correction).into();
+            let words: Secret<R::Word> = Secret::read(correction);
             let mut planes = ring.dealt_planes().flat_map(|p| [p, p]).zip(words.chunks_exact(n.max(1)));
             if !planes.all(|(plane, w)| ring.is_canonical_plane(plane, w)) {
                 return Err(share::not_canonical(step));
@@ -149,9 +150,9 @@ async fn convert<R: ConvertRing, C: Channel>(
     step: Step,
     x: &[R::Word],
     mask: Mask<R>,
-) -> Result<Vec<R::Word>> {
+) -> Result<Secret<R::Word>> {
     let ring = party.ring;
-    let mut masked = x.to_vec();
+    let mut masked = Secret::copied(x);
     ring.add(Range::Reduced, &mut masked, &mask.r);
     if party.role.is_first() {
         let n = masked.len() / ring.planes(Range::Reduced);
@@ -202,7 +203,7 @@ pub async fn rescale<R: ConvertRing, C: Channel>(
 impl ConvertRing for Rns {
     const INTERACTIVE: Interactive = Interactive::Lift;
 
-    fn convert_locally(&self, role: Server, x: &[u8]) -> Vec<u8> {
+    fn convert_locally(&self, role: Server, x: &[u8]) -> Secret<u8> {
         self.rescale(role.is_first(), x)
     }
 
@@ -214,18 +215,18 @@ impl ConvertRing for Rns {
         self.k()..self.k() + self.l()
     }
 
-    fn dealt(&self, plane: usize, r: &[u8]) -> [Vec<u8>; 2] {
-        let r = Secret::new(self.compose(r));
-        let upper = r.iter().map(|&r| u8::from(u64::from(r) > self.big_p() / 2)).collect();
-        [self.reduce_plane(plane, &r), upper]
+    fn dealt(&self, plane: usize, r: &[u8]) -> [Secret<u8>; 2] {
+        let r = self.compose(r);
+        let upper = r.iter().map(|&r| u8::from(u64::from(r) > self.big_p() / 2));
+        [self.reduce_plane(plane, &r), upper.collect::<Vec<_>>().into()]
     }
 
-    fn finish(&self, role: Server, x: &[u8], z: &[u8], dealt: &[u8]) -> Vec<u8> {
+    fn finish(&self, role: Server, x: &[u8], z: &[u8], dealt: &[u8]) -> Secret<u8> {
         let n = x.len() / self.k();
         let z = self.compose(z);
         let lower: Vec<u8> = z.iter().map(|&z| u8::from(u64::from(z) <= self.big_p() / 2)).collect();
         // Modulo the moduli of P nothing changes.
-        let mut out = vec![0; self.planes(Range::Full) * n];
+        let mut out = Secret::zeroed(self.planes(Range::Full) * n);
         out[..x.len()].copy_from_slice(x);
         if n == 0 {
             return out;
@@ -246,8 +247,8 @@ impl ConvertRing for Rns {
 impl ConvertRing for Z64 {
     const INTERACTIVE: Interactive = Interactive::Rescale;
 
-    fn convert_locally(&self, _: Server, x: &[u64]) -> Vec<u64> {
-        x.to_vec()
+    fn convert_locally(&self, _: Server, x: &[u64]) -> Secret<u64> {
+        Secret::copied(x)
     }
 
     fn offset(&self) -> i64 {
@@ -258,11 +259,11 @@ impl ConvertRing for Z64 {
         0..1
     }
 
-    fn dealt(&self, _: usize, r: &[u64]) -> [Vec<u64>; 2] {
-        [r.iter().map(|r| r >> z64::SHIFT).collect(), r.iter().map(|r| r >> 63).collect()]
+    fn dealt(&self, _: usize, r: &[u64]) -> [Secret<u64>; 2] {
+        [z64::SHIFT, 63].map(|by| r.iter().map(|r| r >> by).collect::<Vec<_>>().into())
     }
 
-    fn finish(&self, role: Server, _: &[u64], z: &[u64], dealt: &[u64]) -> Vec<u64> {
+    fn finish(&self, role: Server, _: &[u64], z: &[u64], dealt: &[u64]) -> Secret<u64> {
         let (r, upper) = dealt.split_at(z.len());
         let public = u64::from(role.is_first());
         let offset = (self.offset() as u64) >> z64::SHIFT;
@@ -273,7 +274,8 @@ impl ConvertRing for Z64 {
                     .wrapping_sub(r[i])
                     .wrapping_add((lower.wrapping_mul(upper[i])) << (64 - z64::SHIFT))
             })
-            .collect()
+            .collect::<Vec<_>>()
+            .into()
     }
 }
 

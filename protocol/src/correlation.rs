@@ -19,6 +19,7 @@ use crate::prg::Prg;
 use crate::product;
 use crate::ring::{Range, Ring};
 use crate::role::Server;
+use crate::secret::Secret;
 use crate::shuffle;
 use crate::sign::{self, SignRing};
 use crate::step::Step;
@@ -114,9 +115,10 @@ impl Demand {
         role: Server,
         prg: &Prg,
         step: Step,
-        correction: &[u8],
+        correction: impl Into<Secret<u8>>,
         resident: impl Fn(u32) -> Option<&'m bilinear::Resident<R>>,
     ) -> Result<Correlation<R>> {
+        let correction = correction.into();
         let due = if role.is_first() { 0 } else { self.correction_len(ring) };
         if correction.len() != due {
             let found = format!("{} bytes", correction.len());
@@ -129,11 +131,13 @@ impl Demand {
             }
             Self::Sign(demand) => Correlation::Sign(demand.prepare(ring, role, prg, step, correction)?),
             Self::Convert { n } => {
-                Correlation::Convert(convert::prepare(ring, role, *n, prg, step, correction)?)
+                Correlation::Convert(convert::prepare(ring, role, *n, prg, step, &correction)?)
             }
             Self::Mul { n } => Correlation::Mul(mul::prepare(ring, role, *n, prg, step, correction)?),
             Self::Compare(demand) => Correlation::Compare(demand.prepare(ring, role, prg, step, correction)),
-            Self::Shuffle(demand) => Correlation::Shuffle(demand.prepare(ring, role, prg, step, correction)?),
+            Self::Shuffle(demand) => {
+                Correlation::Shuffle(demand.prepare(ring, role, prg, step, &correction)?)
+            }
             Self::Product(shape) => Correlation::Product(shape.prepare(ring, role, prg, step, correction)?),
         })
     }
@@ -273,7 +277,7 @@ impl Plan {
                         correction
                     }
                 };
-                store.put(*step, *demand, demand.prepare(ring, role, prg, *step, &correction, &resident)?)?;
+                store.put(*step, *demand, demand.prepare(ring, role, prg, *step, correction, &resident)?)?;
             }
             Ok(())
         };
@@ -564,7 +568,7 @@ mod tests {
     const DEMAND: Demand = Demand::Mul { n: N };
 
     fn correlation(step: Step) -> Correlation<Z64> {
-        DEMAND.prepare(&Z64::new(), Server::Server0, &prgs(1)[0], step, &[], |_| None).unwrap()
+        DEMAND.prepare(&Z64::new(), Server::Server0, &prgs(1)[0], step, vec![], |_| None).unwrap()
     }
 
     fn triples_of(correlation: Correlation<Z64>) -> mul::Triples<Z64> {
@@ -656,7 +660,9 @@ mod tests {
         let (ring, prgs) = (Z64::new(), prgs(1));
         let sent = DEMAND.deal(&ring, [&prgs[0], &prgs[1]], AT, |_| None).unwrap();
         let at = |step| {
-            triples_of(DEMAND.prepare(&ring, Server::Server1, &prgs[1], step, &sent, |_| None).unwrap())
+            triples_of(
+                DEMAND.prepare(&ring, Server::Server1, &prgs[1], step, sent.clone(), |_| None).unwrap(),
+            )
         };
         assert!(at(AT).same_masks(&at(AT)));
         assert!(!at(AT).same_masks(&at(AT.call(9))));
@@ -666,7 +672,7 @@ mod tests {
     fn corrections_of_another_length_are_refused() {
         let (ring, prgs) = (Z64::new(), prgs(1));
         for len in [0, 8 * N - 1, 8 * N + 1] {
-            let got = DEMAND.prepare(&ring, Server::Server1, &prgs[1], AT, &vec![0; len], |_| None);
+            let got = DEMAND.prepare(&ring, Server::Server1, &prgs[1], AT, vec![0; len], |_| None);
             assert!(matches!(got.err(), Some(Error::Peer { .. })), "{len} bytes");
         }
     }
@@ -829,7 +835,7 @@ mod tests {
         // The second does not fit beside the first, which fills less than half.
         let (small, large) = (Demand::Mul { n: 40 }, Demand::Mul { n: 70 });
         let make = |d: Demand, step| {
-            d.prepare(&Z64::new(), Server::Server0, &prgs(1)[0], step, &[], |_| None).unwrap()
+            d.prepare(&Z64::new(), Server::Server0, &prgs(1)[0], step, vec![], |_| None).unwrap()
         };
         let store = Store::<Z64>::new(100 * 24);
         std::thread::scope(|s| {
@@ -897,8 +903,8 @@ mod tests {
                 let sent = demand.deal(ring, [&helper[0], &helper[1]], *step, |_| Some(&mask)).unwrap();
                 assert_eq!(sent.len(), demand.correction_len(ring));
                 if !matches!(demand, Demand::Linear(_)) {
-                    demand.prepare(ring, Server::Server0, &servers[0], *step, &[], |_| None).unwrap();
-                    demand.prepare(ring, Server::Server1, &servers[1], *step, &sent, |_| None).unwrap();
+                    demand.prepare(ring, Server::Server0, &servers[0], *step, vec![], |_| None).unwrap();
+                    demand.prepare(ring, Server::Server1, &servers[1], *step, sent, |_| None).unwrap();
                 }
             }
             for prg in helper.iter().chain(&servers).chain(&loads) {

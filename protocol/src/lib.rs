@@ -8,6 +8,7 @@ compile_error!("words travel as they lie in memory, which is little-endian");
 
 pub mod bilinear;
 pub mod bits;
+pub mod buffer;
 pub mod channel;
 pub mod compare;
 pub mod convert;

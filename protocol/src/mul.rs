@@ -62,7 +62,7 @@ pub fn deal<R: Ring>(ring: &R, n: usize, prgs: [&Prg; 2], step: Step) -> Vec<u8>
     ring.add(Range::Full, &mut b, &b1);
     ring.mul(Range::Full, &mut a, &b);
     ring.sub(Range::Full, &mut a, &ring.uniform(Range::Full, prgs[0].at(step, Purpose::MulProduct), n));
-    share::into_bytes(a.into_inner())
+    share::into_bytes(a)
 }
 
 /// One server's triples; `correction` is what the helper sent, empty at server 0.
@@ -75,12 +75,12 @@ pub(crate) fn prepare<R: Ring>(
     n: usize,
     prg: &Prg,
     step: Step,
-    correction: &[u8],
+    correction: Secret<u8>,
 ) -> Result<Triples<R>> {
     let [a, b] = factors(ring, n, prg, step);
     let c = match role {
         Server::Server0 => ring.uniform(Range::Full, prg.at(step, Purpose::MulProduct), n),
-        Server::Server1 => share::from_bytes(ring, Range::Full, step, correction)?.into(),
+        Server::Server1 => share::from_message(ring, Range::Full, step, correction)?,
     };
     Ok(Triples { a, b, c })
 }
@@ -97,7 +97,7 @@ pub async fn mul<R: Ring, C: Channel>(
     triples: Triples<R>,
 ) -> Result<Share<R, Full>> {
     let (ring, n, planes) = (party.ring, x.len(party.ring), party.ring.planes(Range::Full));
-    let (mut d, mut e) = (x.words().to_vec(), y.words().to_vec());
+    let (mut d, mut e) = (Secret::copied(x.words()), Secret::copied(y.words()));
     ring.sub(Range::Full, &mut d, &triples.a);
     ring.sub(Range::Full, &mut e, &triples.b);
     // Both in one message, which is a vector of 2n elements.
@@ -105,7 +105,7 @@ pub async fn mul<R: Ring, C: Channel>(
         .flat_map(|p| [&d[p * n..(p + 1) * n], &e[p * n..(p + 1) * n]])
         .flatten()
         .copied()
-        .collect();
+        .collect::<Vec<_>>();
     let opened = party.open(step, Range::Full, both).await?;
     let half = |i: usize| -> Vec<R::Word> {
         (0..planes).flat_map(|p| &opened[(2 * p + i) * n..(2 * p + i + 1) * n]).copied().collect()
@@ -131,8 +131,8 @@ mod tests {
         let prgs = prgs(seed);
         let correction = deal(ring, n, [&prgs[0], &prgs[1]], AT);
         assert_eq!(correction.len(), correction_len(ring, n));
-        let t1 = prepare(ring, Server::Server1, n, &prgs[1], AT, &correction).unwrap();
-        [prepare(ring, Server::Server0, n, &prgs[0], AT, &[]).unwrap(), t1]
+        let t1 = prepare(ring, Server::Server1, n, &prgs[1], AT, correction.into()).unwrap();
+        [prepare(ring, Server::Server0, n, &prgs[0], AT, Secret::zeroed(0)).unwrap(), t1]
     }
 
     fn check<R: Ring>(ring: &R) {

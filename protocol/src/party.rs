@@ -5,6 +5,7 @@ use crate::cost::Ledger;
 use crate::error::{Error, Result};
 use crate::ring::{Range, Ring};
 use crate::role::Server;
+use crate::secret::Secret;
 use crate::share;
 use crate::step::Step;
 
@@ -25,7 +26,7 @@ impl<R: Ring, C: Channel> Party<'_, R, C> {
     ///
     /// # Errors
     /// As [`Channel`].
-    pub async fn exchange(&mut self, step: Step, bytes: Vec<u8>) -> Result<Vec<u8>> {
+    pub async fn exchange(&mut self, step: Step, bytes: Vec<u8>) -> Result<Secret<u8>> {
         let len = bytes.len();
         self.send(step, bytes).await?;
         let received = self.recv(step, len).await?;
@@ -47,7 +48,7 @@ impl<R: Ring, C: Channel> Party<'_, R, C> {
     ///
     /// # Errors
     /// As [`Channel`].
-    pub async fn take(&mut self, step: Step, len: usize) -> Result<Vec<u8>> {
+    pub async fn take(&mut self, step: Step, len: usize) -> Result<Secret<u8>> {
         let received = self.recv(step, len).await?;
         self.ledger.at(step).sent.rounds += 1;
         Ok(received)
@@ -62,8 +63,8 @@ impl<R: Ring, C: Channel> Party<'_, R, C> {
         Ok(())
     }
 
-    async fn recv(&mut self, step: Step, len: usize) -> Result<Vec<u8>> {
-        let received = self.channel.recv(step, len).await?;
+    async fn recv(&mut self, step: Step, len: usize) -> Result<Secret<u8>> {
+        let received = Secret::new(self.channel.recv(step, len).await?);
         if received.len() != len {
             let found = format!("{} bytes", received.len());
             return Err(Error::Peer { step, expected: format!("{len} bytes"), found });
@@ -76,11 +77,31 @@ impl<R: Ring, C: Channel> Party<'_, R, C> {
     ///
     /// # Errors
     /// As [`Channel`], and if the peer's words are not canonical.
-    pub async fn open(&mut self, step: Step, range: Range, mut share: Vec<R::Word>) -> Result<Vec<R::Word>> {
+    pub async fn open(
+        &mut self,
+        step: Step,
+        range: Range,
+        share: impl Into<Secret<R::Word>>,
+    ) -> Result<Secret<R::Word>> {
+        let mut share = share.into();
         let received = self.exchange(step, share::to_bytes(&share)).await?;
         let other = share::from_message(self.ring, range, step, received)?;
         self.ring.add(range, &mut share, &other);
         Ok(share)
+    }
+
+    /// Opens a vector that is masked to a caller who adds: sends the own share, gives the other's. One round.
+    ///
+    /// # Errors
+    /// As [`Party::open`].
+    pub async fn swap(
+        &mut self,
+        step: Step,
+        range: Range,
+        share: Secret<R::Word>,
+    ) -> Result<Secret<R::Word>> {
+        let received = self.exchange(step, share::into_bytes(share)).await?;
+        share::from_message(self.ring, range, step, received)
     }
 }
 
@@ -94,7 +115,7 @@ mod tests {
     use crate::testing::AT;
 
     /// What opening says if the peer sends `bytes` at `step`.
-    fn opened(step: Step, bytes: Vec<u8>) -> Result<Vec<u8>> {
+    fn opened(step: Step, bytes: Vec<u8>) -> Result<Secret<u8>> {
         let ring = Rns::new(Moduli::usual(2, 1)?)?;
         let (mut own, mut peer) = Memory::pair("own", "peer");
         let mut ledger = Ledger::default();
@@ -107,7 +128,7 @@ mod tests {
 
     #[test]
     fn only_the_due_message_is_opened() {
-        assert_eq!(opened(AT, vec![2; 6]).unwrap(), [3; 6]);
+        assert_eq!(opened(AT, vec![2; 6]).unwrap()[..], [3; 6]);
         for (step, bytes) in [
             (AT, vec![2; 5]),
             (AT, vec![2; 7]),

@@ -9,6 +9,7 @@ use aes::cipher::{Block, BlockCipherEncrypt, KeyInit};
 use hkdf::Hkdf;
 use sha2::Sha256;
 
+use crate::buffer;
 use crate::step::Step;
 
 /// A 256-bit secret shared with the helper (or the client), from which streams are expanded.
@@ -231,7 +232,7 @@ impl Stream<'_> {
 
     /// `n` words of uniform bits.
     pub fn words(&mut self, n: usize) -> Vec<u64> {
-        let mut words = vec![0u64; n];
+        let mut words = buffer::zeroed(n);
         self.fill(bytemuck::cast_slice_mut(&mut words));
         words
     }

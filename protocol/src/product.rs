@@ -4,11 +4,15 @@
 //! Security       semi-honest, perfect given ideal masks: F = Y - B and each E_t = X_t - A_t are uniform.
 //! Cost           the helper sends `bytes(Full)` per element of each product to server 1; online 1 round for
 //!                each product, `bytes(Full)` per element of X_t each way, and of Y with the first.
-//! Source         Beaver, CRYPTO 1991, for matrices as in SecureML, IEEE S&P 2017, section 4. Notation:
-//!                C_t = A_t * B^T, share_i = E_t * (B_i + i F)^T + A_i * F^T + C_i.
+//! Source         Beaver, CRYPTO 1991, for matrices as in SecureML, IEEE S&P 2017, section 4. With one product
+//!                for each server instead of two where 2 has an inverse, as derived in [`bilinear`].
 //!
-//! Both products of a share are one: [E_t | A_i] * [B_i + i F | F]^T. Keeping B is safe because every A_t is
-//! fresh: F and all E_t together are uniform.
+//! C_t = -(A_{t,0} - A_{t,1}) * (B_0 - B_1)^T and share_i = (E_t + 2A_i) * (F/2 + B_i)^T + C_i. In Z_2^64, where
+//! nothing can be halved, C_t = A_t * B^T, and the two products of a share are one with twice the inner length:
+//! share_i = [E_t | A_i] * [B_i + i F | F]^T + C_i. Keeping B is safe because every A_t is fresh: F and all E_t
+//! together are uniform.
+//!
+//! [`bilinear`]: crate::bilinear
 
 use crate::channel::Channel;
 use crate::cost::Cost;
@@ -97,20 +101,26 @@ impl Shape {
 
     /// The helper's part: the correction for server 1.
     pub fn deal<R: Ring>(&self, ring: &R, prgs: [&Prg; 2], step: Step) -> Vec<u8> {
-        let [[mut a, mut b], [a1, b1]] = prgs.map(|prg| self.masks(ring, prg, step));
-        ring.add(Range::Full, &mut a, &a1);
-        ring.add(Range::Full, &mut b, &b1);
-        self.correct(ring, &a, &b, prgs[0], step)
+        self.correct(ring, prgs.map(|prg| self.masks(ring, prg, step)), prgs[0], step)
     }
 
-    /// What server 1 must hold so that it and what server 0 expands from `prg` add up to the products.
-    fn correct<R: Ring>(&self, ring: &R, a: &[R::Word], b: &[R::Word], prg: &Prg, step: Step) -> Vec<u8> {
+    /// What server 1 must hold so that it and what server 0 expands from `prg` add up to all C_t.
+    fn correct<R: Ring>(&self, ring: &R, masks: [[Secret<R::Word>; 2]; 2], prg: &Prg, step: Step) -> Vec<u8> {
+        let [[mut a, b0], [a1, mut b]] = masks;
+        if ring.one_half().is_some() {
+            ring.sub(Range::Full, &mut a, &a1);
+            ring.sub(Range::Full, &mut b, &b0);
+        } else {
+            ring.add(Range::Full, &mut a, &a1);
+            ring.add(Range::Full, &mut b, &b0);
+        }
+        drop((a1, b0));
         let conv = self.dense(self.k);
-        let packed = pack(ring, &conv, &[Part::all(ring, b)]);
+        let packed = pack(ring, &conv, &[Part::all(ring, &b)]);
         let mut c = Secret::zeroed(self.uses * self.out_len() * ring.planes(Range::Full));
-        multiply(ring, &conv, &[Part::all(ring, a)], |i| &packed[i % self.groups], &mut c);
+        multiply(ring, &conv, &[Part::all(ring, &a)], |i| &packed[i % self.groups], &mut c);
         ring.sub(Range::Full, &mut c, &self.dealt(ring, prg, step));
-        share::into_bytes(c.into_inner())
+        share::into_bytes(c)
     }
 
     /// One server's correlation; `correction` is what the helper sent, empty at server 0.
@@ -123,12 +133,12 @@ impl Shape {
         role: Server,
         prg: &Prg,
         step: Step,
-        correction: &[u8],
+        correction: Secret<u8>,
     ) -> Result<Masks<R>> {
         let [a, b] = self.masks(ring, prg, step);
         let c = match role {
             Server::Server0 => self.dealt(ring, prg, step),
-            Server::Server1 => share::from_bytes(ring, Range::Full, step, correction)?.into(),
+            Server::Server1 => share::from_message(ring, Range::Full, step, correction)?,
         };
         Ok(Masks { shape: *self, a, b, c })
     }
@@ -147,6 +157,10 @@ impl<'a, W> Part<'a, W> {
     fn all<R: Ring<Word = W>>(ring: &R, words: &'a [W]) -> Self {
         let n = words.len() / ring.planes(Range::Full);
         Self { words, n, at: 0, len: n }
+    }
+
+    const fn is_all(&self) -> bool {
+        self.len == self.n
     }
 
     /// The `i`-th run of `len` elements.
@@ -178,6 +192,12 @@ fn beside<R: Ring>(ring: &R, parts: &[Part<'_, R::Word>], width: usize) -> Secre
 fn pack<R: Ring>(ring: &R, conv: &Conv, parts: &[Part<'_, R::Word>]) -> Vec<R::Packed> {
     let (width, len) = (conv.c_in / parts.len(), conv.weight_len() / parts.len());
     par::map(conv.weight_len(), 0..parts[0].len / len, |i| {
+        if let [part] = parts
+            && part.is_all()
+            && len == part.len
+        {
+            return ring.pack(conv, part.words);
+        }
         let parts: Vec<_> = parts.iter().map(|part| part.run(i, len)).collect();
         ring.pack(conv, &beside(ring, &parts, width))
     })
@@ -199,7 +219,10 @@ fn multiply<'p, R: Ring>(
     };
     let count = x[0].len / len;
     if count == 1 {
-        return ring.apply(conv, &left(0), w(0), acc);
+        return match x {
+            [x] if x.is_all() => ring.apply(conv, x.words, w(0), acc),
+            _ => ring.apply(conv, &left(0), w(0), acc),
+        };
     }
     let n = conv.out_len();
     let work = usize::try_from(conv.macs() / 64).expect("fits") + conv.in_len();
@@ -260,8 +283,15 @@ enum Right<R: Ring> {
         /// This server's share of B.
         b: Secret<R::Word>,
     },
-    /// [B_i + i F | F], group by group.
+    /// F/2 + B_i, or [B_i + i F | F] where nothing can be halved, group by group.
     Open(Vec<R::Packed>),
+}
+
+impl<R: Ring> Right<R> {
+    fn opened(&self) -> &[R::Packed] {
+        let Self::Open(own) = self else { unreachable!("the first product opens it") };
+        own
+    }
 }
 
 /// [X * Y^T].
@@ -282,7 +312,7 @@ pub async fn product<R: Ring, C: Channel>(
     if operand.used == shape.uses {
         return Err(Error::Config(format!("{step}: an operand used too often")));
     }
-    let (at, conv) = (operand.used, shape.dense(2 * shape.k));
+    let at = operand.used;
     operand.used += 1;
     let a = Part::all(ring, &operand.a).run(at, left);
     // E, and with the first product F in the same message.
@@ -290,24 +320,53 @@ pub async fn product<R: Ring, C: Channel>(
     if let Right::Masked { y, b } = &operand.right {
         parts.push([Part::all(ring, y), Part::all(ring, b)]);
     }
-    let opened = party.open(step, Range::Full, masked(ring, &parts).into_inner()).await?;
-    let opened = Part::all(ring, &opened);
-    if let Right::Masked { b, .. } = &mut operand.right {
-        let f = Part { at: left, len: right, ..opened };
-        if !party.role.is_first() {
-            ring.add(Range::Full, b, &beside(ring, &[f], right));
-        }
-        operand.right = Right::Open(pack(ring, &conv, &[Part::all(ring, b), f]));
-    }
-    let Right::Open(own) = &operand.right else { unreachable!("the first product opens it") };
+    let masked = masked(ring, &parts);
     // A lone product takes what was dealt as it is.
     let mut z = if shape.uses == 1 {
         std::mem::replace(&mut operand.c, Secret::zeroed(0))
     } else {
         beside(ring, &[Part::all(ring, &operand.c).run(at, out)], out)
     };
-    multiply(ring, &conv, &[opened.run(0, left), a], |g| &own[g], &mut z);
+    if let Some(half) = ring.one_half() {
+        let other = party.swap(step, Range::Full, masked).await?;
+        let other = Part::all(ring, &other);
+        let conv = shape.dense(shape.k);
+        // E + 2A_i = (x_i + A_i) + (x_j - A_j), and 2 (F/2 + B_i) likewise.
+        if let Right::Masked { y, b } = &operand.right {
+            let f = Part { at: left, len: right, ..other };
+            let mut own = sum(ring, [Part::all(ring, y), Part::all(ring, b), f]);
+            ring.scale(Range::Full, &mut own, half);
+            operand.right = Right::Open(pack(ring, &conv, &[Part::all(ring, &own)]));
+        }
+        let x = sum(ring, [Part::all(ring, x.words()), a, other.run(0, left)]);
+        let own = operand.right.opened();
+        multiply(ring, &conv, &[Part::all(ring, &x)], |g| &own[g], &mut z);
+    } else {
+        let opened = party.open(step, Range::Full, masked).await?;
+        let opened = Part::all(ring, &opened);
+        let conv = shape.dense(2 * shape.k);
+        if let Right::Masked { b, .. } = &mut operand.right {
+            let f = Part { at: left, len: right, ..opened };
+            if !party.role.is_first() {
+                ring.add(Range::Full, b, &beside(ring, &[f], right));
+            }
+            operand.right = Right::Open(pack(ring, &conv, &[Part::all(ring, b), f]));
+        }
+        let own = operand.right.opened();
+        multiply(ring, &conv, &[opened.run(0, left), a], |g| &own[g], &mut z);
+    }
     Ok(Share::new(z))
+}
+
+/// The sum of parts of one length.
+fn sum<R: Ring>(ring: &R, parts: [Part<'_, R::Word>; 3]) -> Secret<R::Word> {
+    let [first, rest @ ..] = parts;
+    let mut out = Secret::zeroed(first.len * ring.planes(Range::Full));
+    par::each(first.len, out.chunks_exact_mut(first.len).enumerate(), |(plane, out)| {
+        out.copy_from_slice(first.plane(plane));
+        rest.iter().for_each(|part| ring.add_plane(plane, out, part.plane(plane)));
+    });
+    out
 }
 
 /// Each of `parts` less its mask, one after the other.
@@ -356,15 +415,13 @@ mod tests {
         adjust: impl Fn(&mut [Secret<R::Word>; 2]),
     ) -> [Masks<R>; 2] {
         let prgs = prgs(50);
-        let [mut a, mut b] = shape.masks(ring, &prgs[0], AT);
+        let own = shape.masks(ring, &prgs[0], AT);
         let mut other = shape.masks(ring, &prgs[1], AT);
         adjust(&mut other);
-        ring.add(Range::Full, &mut a, &other[0]);
-        ring.add(Range::Full, &mut b, &other[1]);
-        let correction = shape.correct(ring, &a, &b, &prgs[0], AT);
+        let correction = shape.correct(ring, [own, other.clone()], &prgs[0], AT);
         assert_eq!(correction.len(), shape.correction_len(ring));
-        let c0 = shape.prepare(ring, Server::Server0, &prgs[0], AT, &[]).unwrap();
-        let c1 = shape.prepare(ring, Server::Server1, &prgs[1], AT, &correction).unwrap();
+        let c0 = shape.prepare(ring, Server::Server0, &prgs[0], AT, Secret::zeroed(0)).unwrap();
+        let c1 = shape.prepare(ring, Server::Server1, &prgs[1], AT, correction.into()).unwrap();
         let [a, b] = other;
         [c0, Masks { a, b, ..c1 }]
     }
@@ -474,7 +531,7 @@ mod tests {
         let ring = Rns::new(Moduli::usual(2, 1).unwrap()).unwrap();
         let shape = Shape { groups: 1, m: 2, k: 3, n: 2, uses: 1 };
         let bad = vec![255; shape.correction_len(&ring)];
-        let got = shape.prepare(&ring, Server::Server1, &prgs(1)[1], AT, &bad);
+        let got = shape.prepare(&ring, Server::Server1, &prgs(1)[1], AT, bad.into());
         assert!(matches!(got.err(), Some(Error::Peer { .. })));
         let inputs = || {
             let ([y0, y1], [m0, m1]) = (shares(&ring, 4, &[1; 6]), correlations(&ring, shape, |_| ()));

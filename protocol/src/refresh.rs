@@ -32,7 +32,7 @@ pub async fn agree<R: Ring, C: Channel>(party: &mut Party<'_, R, C>) -> Result<S
     let own = Seed::random().map_err(|e| Error::Config(format!("the system gives no randomness: {e}")))?;
     let other = party.exchange(AGREE, own.as_bytes().to_vec()).await?;
     let mut sum = *own.as_bytes();
-    sum.iter_mut().zip(&other).for_each(|(a, b)| *a ^= b);
+    sum.iter_mut().zip(other.iter()).for_each(|(a, b)| *a ^= b);
     Ok(Seed::from_bytes(sum))
 }
 

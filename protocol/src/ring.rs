@@ -8,6 +8,7 @@ use std::fmt::Debug;
 
 use bytemuck::Pod;
 
+use crate::buffer;
 use crate::prg::Streams;
 use crate::secret::Secret;
 use kernel::Conv;
@@ -82,6 +83,9 @@ pub trait Ring: Clone + PartialEq + Debug + Send + Sync + 'static {
     /// What `rescale` divides by.
     fn divisor(&self) -> u64;
 
+    /// 1/2 in `Full`, if there is one.
+    fn one_half(&self) -> Option<i64>;
+
     /// Half of what a number in `range` may span: |x| <= bound is representable.
     fn bound(&self, range: Range) -> i64;
 
@@ -90,13 +94,13 @@ pub trait Ring: Clone + PartialEq + Debug + Send + Sync + 'static {
 
     /// `n` uniform elements, the lanes being the planes.
     fn uniform(&self, range: Range, streams: Streams<'_>, n: usize) -> Secret<Self::Word> {
-        let mut out = vec![<Self::Word as bytemuck::Zeroable>::zeroed(); self.planes(range) * n];
+        let mut out = Secret::zeroed(self.planes(range) * n);
         if n > 0 {
             par::each(n, out.chunks_exact_mut(n).enumerate(), |(plane, out)| {
                 self.uniform_plane(plane, plane, streams, out);
             });
         }
-        out.into()
+        out
     }
 
     /// Whether all words are canonical, which what a peer sent must be.
@@ -109,6 +113,8 @@ pub trait Ring: Clone + PartialEq + Debug + Send + Sync + 'static {
     /// The same for one plane.
     fn is_canonical_plane(&self, plane: usize, words: &[Self::Word]) -> bool;
 
+    /// `a += b` in one plane.
+    fn add_plane(&self, plane: usize, a: &mut [Self::Word], b: &[Self::Word]);
     /// `a -= b` in one plane.
     fn sub_plane(&self, plane: usize, a: &mut [Self::Word], b: &[Self::Word]);
 
@@ -136,7 +142,7 @@ pub trait Ring: Clone + PartialEq + Debug + Send + Sync + 'static {
     fn mask_for_sign(&self, x: &mut [Self::Word], r: &[Self::Word]);
     /// Splits z, or r, into the number that is compared and the bit that is XORed to the outcome:
     /// sign(x) = bit(z) ^ bit(r) ^ [number(z) < number(r)].
-    fn split_for_sign(&self, z: &[Self::Word], n: usize) -> (Vec<Self::Compared>, Vec<u64>);
+    fn split_for_sign(&self, z: &[Self::Word], n: usize) -> (Secret<Self::Compared>, Secret<u64>);
     /// For one digit of 4 bits at `shift`: [digit = r's] and [digit < r's] as shares, from z and the share of
     /// the one-hot vector of r's digit.
     fn lookup(&self, z: &[Self::Compared], shift: u32, onehot: &[u16], eq: &mut [u64], lt: &mut [u64]);
@@ -183,7 +189,7 @@ pub(crate) mod par {
 pub fn gather<W: Pod + Send + Sync>(planes: usize, parts: &[&[W]], index: &[u32]) -> Vec<W> {
     /// Elements that a run must have on average to be copied as a whole.
     const LONG: usize = 8;
-    let mut out = vec![W::zeroed(); planes * index.len()];
+    let mut out = buffer::zeroed(planes * index.len());
     if index.is_empty() {
         return out;
     }

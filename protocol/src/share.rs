@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 
+use crate::buffer;
 use crate::error::{Error, Result};
 use crate::prg::{Prg, Purpose};
 use crate::ring::{Domain, Full, Range, Reduced, Ring};
@@ -45,7 +46,7 @@ impl<R: Ring> Share<R, Full> {
     /// A share of the same numbers in the smaller range.
     pub fn reduce(&self, ring: &R) -> Share<R, Reduced> {
         let n = self.len(ring);
-        Share::new(self.words[..ring.planes(Range::Reduced) * n].to_vec())
+        Share::new(Secret::copied(&self.words[..ring.planes(Range::Reduced) * n]))
     }
 }
 
@@ -63,33 +64,39 @@ impl<R: Ring, D: Domain> std::fmt::Debug for Share<R, D> {
 
 /// The words as a message.
 pub fn to_bytes<W: bytemuck::Pod>(words: &[W]) -> Vec<u8> {
-    bytemuck::cast_slice(words).to_vec()
+    buffer::copied(bytemuck::cast_slice(words))
 }
 
 /// The same, without a copy where words are bytes.
-pub fn into_bytes<W: bytemuck::Pod>(words: Vec<W>) -> Vec<u8> {
-    bytemuck::allocation::try_cast_vec(words).unwrap_or_else(|(_, words)| to_bytes(&words))
+pub fn into_bytes<W: bytemuck::Pod + Send>(words: Secret<W>) -> Vec<u8> {
+    bytemuck::allocation::try_cast_vec(words.into_inner())
+        .unwrap_or_else(|(_, words)| to_bytes(&Secret::new(words)))
 }
 
 /// Reads a message of words of `range`.
 ///
 /// # Errors
 /// [`Error::Peer`] if a word is not canonical, or the bytes are not whole elements.
-pub fn from_bytes<R: Ring>(ring: &R, range: Range, step: Step, bytes: &[u8]) -> Result<Vec<R::Word>> {
-    from_message(ring, range, step, bytes.to_vec())
+pub fn from_bytes<R: Ring>(ring: &R, range: Range, step: Step, bytes: &[u8]) -> Result<Secret<R::Word>> {
+    from_message(ring, range, step, Secret::copied(bytes))
 }
 
 /// The same, without a copy where words are bytes.
 ///
 /// # Errors
 /// As [`from_bytes`].
-pub fn from_message<R: Ring>(ring: &R, range: Range, step: Step, bytes: Vec<u8>) -> Result<Vec<R::Word>> {
+pub fn from_message<R: Ring>(
+    ring: &R,
+    range: Range,
+    step: Step,
+    bytes: Secret<u8>,
+) -> Result<Secret<R::Word>> {
     if !bytes.len().is_multiple_of(ring.bytes(range)) {
         let found = format!("{} bytes", bytes.len());
         return Err(Error::Peer { step, expected: "whole elements".into(), found });
     }
-    let words = bytemuck::allocation::try_cast_vec(bytes)
-        .unwrap_or_else(|(_, bytes)| bytemuck::pod_collect_to_vec(&bytes));
+    let words = bytemuck::allocation::try_cast_vec(bytes.into_inner())
+        .map_or_else(|(_, bytes)| Secret::read(&Secret::new(bytes)), Secret::new);
     if ring.is_canonical(range, &words) {
         return Ok(words);
     }

@@ -14,6 +14,7 @@
 //!
 //! A server applies its own permutation by reading memory in that order.
 
+use crate::buffer;
 use crate::channel::Channel;
 use crate::cost::Cost;
 use crate::error::{Error, Result};
@@ -97,7 +98,7 @@ impl Demand {
             (&first.order, &second.mask, Purpose::ShuffleFirst),
             (&second.order, &first.mask, Purpose::ShuffleSecond),
         ];
-        let mut out = Vec::with_capacity(self.correction_len(ring));
+        let mut out = buffer::with_capacity(self.correction_len(ring));
         for (order, mask, purpose) in parts {
             let mut part = self.permuted(ring, order, mask);
             ring.sub(self.range, &mut part, &self.draw(ring, prg, step, purpose));
@@ -124,7 +125,7 @@ impl Demand {
                 .map(|purpose| self.draw(ring, prg, step, purpose)),
             Server::Server1 => {
                 let (first, second) = correction.split_at(correction.len() / 2);
-                let read = |part| share::from_bytes(ring, self.range, step, part).map(Secret::new);
+                let read = |part| share::from_bytes(ring, self.range, step, part);
                 [read(first)?, read(second)?]
             }
         };
@@ -225,7 +226,7 @@ async fn give_masked<R: Ring, C: Channel>(
     mask: &[R::Word],
 ) -> Result<()> {
     party.ring.sub(demand.range, &mut x, mask);
-    party.give(step, share::into_bytes(x.into_inner())).await
+    party.give(step, share::into_bytes(x)).await
 }
 
 /// This server's share of its own permutation of [x]: `order(x_p + x_q - a) + delta`.
@@ -239,7 +240,7 @@ async fn permute_shared<R: Ring, C: Channel>(
 ) -> Result<Secret<R::Word>> {
     let ring = party.ring;
     let received = party.take(step, demand.message_len(ring)).await?;
-    ring.add(demand.range, &mut x, &share::from_bytes(ring, demand.range, step, &received)?);
+    ring.add(demand.range, &mut x, &share::from_message(ring, demand.range, step, received)?);
     let mut out = demand.permuted(ring, order, &x);
     ring.add(demand.range, &mut out, delta);
     Ok(out)

@@ -23,7 +23,10 @@ mod z64;
 
 use serde::{Deserialize, Serialize};
 
+use std::sync::Arc;
+
 use crate::bits;
+use crate::buffer;
 use crate::channel::Channel;
 use crate::compare::{self, Rounds, Tree};
 use crate::cost::Cost;
@@ -32,7 +35,7 @@ use crate::party::Party;
 use crate::prg::{Prg, Purpose};
 use crate::ring::{Domain, Full, Range, Reduced, Ring, par};
 use crate::role::Server;
-use crate::secret::Secret;
+use crate::secret::{Secret, Within};
 use crate::share::{self, Share};
 use crate::step::Step;
 
@@ -153,9 +156,9 @@ pub trait SignRing: Ring {
     /// The rows that `output` needs.
     fn rows(&self, output: Output) -> Vec<Row>;
     /// A row in the clear.
-    fn derive(&self, row: Row, plain: &Plain<'_, Self>) -> Vec<Self::Word>;
+    fn derive(&self, row: Row, plain: &Plain<'_, Self>) -> Secret<Self::Word>;
     /// The share of the result, from opened values and dealt shares.
-    fn combine(&self, output: Output, values: &Combine<'_, Self>) -> Vec<Self::Word>;
+    fn combine(&self, output: Output, values: &Combine<'_, Self>) -> Secret<Self::Word>;
 }
 
 impl Comparison {
@@ -188,7 +191,7 @@ impl Comparison {
         let [own, other] = prgs.map(|prg| self.draw(ring, prg, step));
         let masks = own.sum(ring, &other);
         let (number, flip) = masks.split(ring, self.n);
-        let mut out = Vec::with_capacity(self.correction_len(ring));
+        let mut out = buffer::with_capacity(self.correction_len(ring));
         self.correct(ring, &masks, &number, &flip, prgs[0], step, &mut out);
         out
     }
@@ -222,18 +225,31 @@ impl Comparison {
         role: Server,
         prg: &Prg,
         step: Step,
-        correction: &[u8],
+        correction: Secret<u8>,
+    ) -> Compared<R> {
+        self.prepare_behind(ring, role, prg, step, &Arc::new(correction), 0)
+    }
+
+    /// The same from what comes behind the first `start` bytes of a correction.
+    fn prepare_behind<R: Ring>(
+        &self,
+        ring: &R,
+        role: Server,
+        prg: &Prg,
+        step: Step,
+        correction: &Arc<Secret<u8>>,
+        start: usize,
     ) -> Compared<R> {
         let n = self.n;
         let Masks { r, tree: masks } = self.draw(ring, prg, step);
         let (tree, flip) = match role {
-            Server::Server0 => (&[][..], prg.stream(step, Purpose::FlipBit, 0, 0).words(bits::words(n))),
+            Server::Server0 => (0..0, prg.stream(step, Purpose::FlipBit, 0, 0).words(bits::words(n))),
             Server::Server1 => {
-                let (tree, flip) = correction.split_at(correction.len() - bits::bytes(n));
-                (tree, bits::unpack(flip, n).expect("the length was checked on receipt"))
+                let end = correction.len() - bits::bytes(n);
+                (start..end, bits::unpack(&correction[end..], n).expect("the length was checked on receipt"))
             }
         };
-        let dealt = compare::prepare(&self.tree(ring), n, role, prg, step, masks, tree);
+        let dealt = compare::prepare(&self.tree(ring), n, role, prg, step, masks, (correction, tree));
         Compared { n, r, flip: flip.into(), dealt }
     }
 }
@@ -281,10 +297,10 @@ impl Demand {
     ) -> Vec<u8> {
         let n = self.n;
         let (number, flip) = masks.split(ring, n);
-        let mut out = Vec::with_capacity(self.correction_len(ring));
+        let mut out = buffer::with_capacity(self.correction_len(ring));
         let plain = Plain { r: &masks.r, number: &number, flip: &flip, beta };
         let rows = par::map(n, ring.rows(self.output).into_iter(), |row| {
-            let mut words = Secret::new(ring.derive(row, &plain));
+            let mut words = ring.derive(row, &plain);
             let mut share = Secret::zeroed(n);
             ring.uniform_plane(row.plane, row.lane(), prg.at(step, Purpose::SignDerived), &mut share);
             ring.sub_plane(row.plane, &mut words, &share);
@@ -305,21 +321,21 @@ impl Demand {
         role: Server,
         prg: &Prg,
         step: Step,
-        correction: &[u8],
+        correction: Secret<u8>,
     ) -> Result<Correlation<R>> {
         let n = self.n;
         let rows = ring.rows(self.output);
-        let (derived, rest) = match role {
+        let (correction, len) = (Arc::new(correction), self.rows_len(ring));
+        let derived = match role {
             Server::Server0 => {
                 let mut derived = Secret::zeroed(rows.len() * n);
                 par::each(n, rows.iter().zip(derived.chunks_exact_mut(n.max(1))), |(row, out)| {
                     ring.uniform_plane(row.plane, row.lane(), prg.at(step, Purpose::SignDerived), out);
                 });
-                (derived, &[][..])
+                Within::Own(derived)
             }
             Server::Server1 => {
-                let (derived, rest) = correction.split_at(self.rows_len(ring));
-                let derived: Secret<R::Word> = bytemuck::pod_collect_to_vec(derived).into();
+                let derived = Within::new(&correction, 0..len);
                 if !rows
                     .iter()
                     .zip(derived.chunks_exact(n.max(1)))
@@ -327,10 +343,10 @@ impl Demand {
                 {
                     return Err(share::not_canonical(step));
                 }
-                (derived, rest)
+                derived
             }
         };
-        let compared = self.comparison().prepare(ring, role, prg, step, rest);
+        let compared = self.comparison().prepare_behind(ring, role, prg, step, &correction, len);
         Ok(Correlation { output: self.output, beta: self.draw(prg, step), derived, compared })
     }
 }
@@ -350,8 +366,7 @@ impl<R: Ring> Masks<R> {
 
     /// r as numbers that are compared, and its bit rho.
     fn split(&self, ring: &R, n: usize) -> (Secret<R::Compared>, Secret<u64>) {
-        let (number, flip) = ring.split_for_sign(&self.r, n);
-        (number.into(), flip.into())
+        ring.split_for_sign(&self.r, n)
     }
 }
 
@@ -378,7 +393,7 @@ impl<R: Ring> Compared<R> {
 pub struct Correlation<R: Ring> {
     output: Output,
     beta: Secret<u64>,
-    derived: Secret<R::Word>,
+    derived: Within<R::Word>,
     compared: Compared<R>,
 }
 
@@ -444,7 +459,7 @@ pub async fn open<R: Ring, C: Channel>(
 ) -> Result<Vec<u64>> {
     let n = correlation.n;
     let signs = compare(party, step, x, correlation).await?;
-    open_bits(party, signs.next, n, signs.own).await
+    Ok(open_bits(party, signs.next, n, signs.own).await?.into_inner())
 }
 
 async fn run<R: SignRing, C: Channel>(
@@ -453,7 +468,7 @@ async fn run<R: SignRing, C: Channel>(
     x: &Share<R, Reduced>,
     correlation: Correlation<R>,
     slopes: Slopes,
-) -> Result<Vec<R::Word>> {
+) -> Result<Secret<R::Word>> {
     let Correlation { output, beta, derived, compared } = correlation;
     let n = compared.n;
     let Signs { z, number, flip, own: mut c, r, next } = compare(party, step, x, compared).await?;
@@ -476,10 +491,10 @@ async fn run<R: SignRing, C: Channel>(
 
 /// What a comparison leaves: z in the open, and shares of the signs.
 struct Signs<R: Ring> {
-    z: Vec<R::Word>,
-    number: Vec<R::Compared>,
+    z: Secret<R::Word>,
+    number: Secret<R::Compared>,
     /// l, the bit of z.
-    flip: Vec<u64>,
+    flip: Secret<u64>,
     /// This server's XOR share of the signs.
     own: Secret<u64>,
     /// This server's share of r.
@@ -497,7 +512,7 @@ async fn compare<R: Ring, C: Channel>(
 ) -> Result<Signs<R>> {
     let ring = party.ring;
     let Compared { n, r, flip: own_flip, dealt } = correlation;
-    let mut masked = x.words().to_vec();
+    let mut masked = Secret::copied(x.words());
     ring.mask_for_sign(&mut masked, &r);
     let z = party.open(step, Range::Reduced, masked).await?;
     let (number, flip) = ring.split_for_sign(&z, n);
@@ -517,9 +532,9 @@ async fn open_bits<R: Ring, C: Channel>(
     step: Step,
     n: usize,
     own: Secret<u64>,
-) -> Result<Vec<u64>> {
+) -> Result<Secret<u64>> {
     let received = party.exchange(step, bits::pack(&own, n)).await?;
-    let mut bits = bits::unpack(&received, n).expect("as long as what was sent");
+    let mut bits = Secret::new(bits::unpack(&received, n).expect("as long as what was sent"));
     xor(&mut bits, &own);
     Ok(bits)
 }
@@ -541,14 +556,14 @@ mod tests {
         xor(&mut sum, &beta);
         let correction = demand.correct(ring, &own.sum(ring, &other), &sum, &prgs[0], AT);
         assert_eq!(correction.len(), demand.correction_len(ring));
-        let c0 = demand.prepare(ring, Server::Server0, &prgs[0], AT, &[]).unwrap();
-        let c1 = demand.prepare(ring, Server::Server1, &prgs[1], AT, &correction).unwrap();
+        let c0 = demand.prepare(ring, Server::Server0, &prgs[0], AT, Secret::zeroed(0)).unwrap();
+        let c1 = demand.prepare(ring, Server::Server1, &prgs[1], AT, correction.into()).unwrap();
         let Masks { r, tree } = other;
         let compared = Compared { r, dealt: c1.compared.dealt.with_masks(tree), ..c1.compared };
         [c0, Correlation { beta, compared, ..c1 }]
     }
 
-    fn go<R: SignRing>(ring: &R, x: &[i64], demand: Demand, slopes: Slopes) -> Run<Vec<R::Word>> {
+    fn go<R: SignRing>(ring: &R, x: &[i64], demand: Demand, slopes: Slopes) -> Run<Secret<R::Word>> {
         let [x0, x1] = shares::<R, Reduced>(ring, 2, x);
         let [c0, c1] = correlations(ring, demand, |_, _| ());
         let out = run(ring, [(x0, c0), (x1, c1)], async |p, (x, c)| super::run(p, AT, &x, c, slopes).await)
@@ -557,9 +572,9 @@ mod tests {
         out
     }
 
-    fn join<R: Ring>(ring: &R, output: Output, out: Run<Vec<R::Word>>) -> Vec<i64> {
+    fn join<R: Ring>(ring: &R, output: Output, out: Run<Secret<R::Word>>) -> Vec<i64> {
         let [a, b] = out.out;
-        share::join(ring, output.range(), a.into(), &b)
+        share::join(ring, output.range(), a, &b)
     }
 
     fn check<R: SignRing>(ring: &R) {
@@ -601,8 +616,8 @@ mod tests {
                 let prgs = prgs(40);
                 let correction = demand.deal(ring, [&prgs[0], &prgs[1]], AT);
                 assert_eq!(correction.len(), demand.correction_len(ring));
-                let c0 = demand.prepare(ring, Server::Server0, &prgs[0], AT, &[]);
-                let c1 = demand.prepare(ring, Server::Server1, &prgs[1], AT, &correction);
+                let c0 = demand.prepare(ring, Server::Server0, &prgs[0], AT, Secret::zeroed(0));
+                let c1 = demand.prepare(ring, Server::Server1, &prgs[1], AT, correction.into());
                 let [x0, x1] = shares::<R, Reduced>(ring, 2, &x);
                 let inputs = [(x0, c0), (x1, c1)];
                 let out = run(ring, inputs, async |p, (x, c)| open(p, AT, &x, c).await).unwrap();
@@ -682,7 +697,8 @@ mod tests {
                 let (z, l) = z_of(x, r);
                 let (number, flip) = ring.split_for_sign(r, n);
                 let (inputs, less) = compare::wires(ring, &demand.comparison().tree(ring), &z, &number);
-                let sign: Vec<u64> = less.iter().zip(&flip).zip(&l).map(|((a, b), c)| a ^ b ^ c).collect();
+                let sign: Vec<u64> =
+                    less.iter().zip(flip.iter()).zip(l.iter()).map(|((a, b), c)| a ^ b ^ c).collect();
                 (inputs, sign, z)
             };
             let ((a, sign_a, za), (b, sign_b, zb)) = (wires(&x, &before), wires(&moved, &after));
@@ -736,7 +752,7 @@ mod tests {
         let ring = crate::ring::Rns::new(crate::ring::Moduli::usual(3, 2).unwrap()).unwrap();
         let demand = Demand { n: 4, output: Output::Full, rounds: Rounds::Balanced };
         let bad = vec![255; demand.correction_len(&ring)];
-        assert!(demand.prepare(&ring, Server::Server1, &prgs(1)[1], AT, &bad).is_err());
+        assert!(demand.prepare(&ring, Server::Server1, &prgs(1)[1], AT, bad.into()).is_err());
         assert!(reduced_bound(&ring) > 0);
     }
 }

@@ -151,7 +151,7 @@ fn join_outputs<R: SecureRing>(
             words.push(share::from_bytes(ring, Range::Reduced, Step::layer(0), now)?);
         }
         let [a, b] = <[_; 2]>::try_from(words).map_err(|_| Error::Internal("two shares".into()))?;
-        let integers = share::join(ring, Range::Reduced, a.into(), &b);
+        let integers = share::join(ring, Range::Reduced, a, &b);
         outputs.push(manifest.decode(index, &integers).map_err(|e| Error::Internal(e.to_string()))?);
     }
     Ok(outputs)

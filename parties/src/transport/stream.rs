@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
 use sharelens_protocol::channel::{HEADER_BYTES, MAX_MESSAGE_BYTES, check_header, header, read_header};
-use sharelens_protocol::{Channel, Error as ProtocolError, Step};
+use sharelens_protocol::secret::Secret;
+use sharelens_protocol::{Channel, Error as ProtocolError, Step, buffer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::frame::{read_failed, write_error};
@@ -309,7 +310,11 @@ impl Channel for StreamChannel {
                 }
             }
         };
-        let item = Item::Message { header: header(step, bytes.len()), body: bytes.into(), _room: permit };
+        let item = Item::Message {
+            header: header(step, bytes.len()),
+            body: Bytes::from_owner(Secret::new(bytes)),
+            _room: permit,
+        };
         self.queue.send(item).map_err(|_| gone(self))?;
         self.traffic.add_sent(total);
         Ok(())
@@ -326,7 +331,7 @@ impl Channel for StreamChannel {
         let head = self.head(step).await?;
         check_header(&head, step, len)?;
         self.head = None;
-        let mut bytes = vec![0; len];
+        let mut bytes = buffer::zeroed(len);
         let due = || format!("a message of {len} bytes");
         self.read(&mut bytes).await.map_err(|e| self.failed(step, &due(), e))?;
         self.traffic.add_received(len + HEADER_BYTES);

@@ -7,6 +7,7 @@ use super::kernel::{Conv, Isa};
 use super::{CHUNK, Range, Ring, par};
 use crate::error::{Error, Result};
 use crate::prg::Streams;
+use crate::secret::Secret;
 
 /// The moduli of a residue number system: comparison part `p`, scale part `q`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -108,24 +109,24 @@ impl Rns {
 
     /// One server's part of x / Q: server 0 rounds its share down, server 1 rounds its own up, so that the
     /// sum is x / Q with an error below one (the wrap of the shares is a multiple of M, and M / Q = P).
-    pub fn rescale(&self, first: bool, x: &[u8]) -> Vec<u8> {
+    pub fn rescale(&self, first: bool, x: &[u8]) -> Secret<u8> {
         let n = x.len() / self.all.len();
-        let mut out = vec![0; self.k() * n];
+        let mut out = Secret::zeroed(self.k() * n);
         k::rescale(self.isa, &self.moduli.p, &self.moduli.q, !first, x, n, &mut out);
         out
     }
 
     /// Integers in [0, P) from residues modulo P.
-    pub fn compose(&self, planes: &[u8]) -> Vec<u32> {
+    pub fn compose(&self, planes: &[u8]) -> Secret<u32> {
         let n = planes.len() / self.k();
-        let mut out = vec![0; n];
+        let mut out = Secret::zeroed(n);
         k::compose_u32(self.isa, &self.moduli.p, planes, n, &mut out);
         out
     }
 
     /// Integers modulo the modulus of `plane`.
-    pub fn reduce_plane(&self, plane: usize, x: &[u32]) -> Vec<u8> {
-        let mut out = vec![0; x.len()];
+    pub fn reduce_plane(&self, plane: usize, x: &[u32]) -> Secret<u8> {
+        let mut out = Secret::zeroed(x.len());
         k::reduce_u32(self.isa, self.all[plane], x, &mut out);
         out
     }
@@ -178,6 +179,11 @@ impl Ring for Rns {
         self.big_q
     }
 
+    fn one_half(&self) -> Option<i64> {
+        // (M + 1) / 2: M is odd.
+        Some(self.bound(Range::Full) + 1)
+    }
+
     fn bound(&self, range: Range) -> i64 {
         let m = match range {
             Range::Full => u128::from(self.big_p) * u128::from(self.big_q),
@@ -205,6 +211,10 @@ impl Ring for Rns {
 
     fn is_canonical_plane(&self, plane: usize, words: &[u8]) -> bool {
         words.iter().fold(0, |a, &b| a.max(b)) < self.all[plane]
+    }
+
+    fn add_plane(&self, plane: usize, a: &mut [u8], b: &[u8]) {
+        k::add_mod(self.isa, self.all[plane], a, b);
     }
 
     fn sub_plane(&self, plane: usize, a: &mut [u8], b: &[u8]) {
@@ -291,10 +301,11 @@ impl Ring for Rns {
         self.add(Range::Reduced, x, r);
     }
 
-    fn split_for_sign(&self, z: &[u8], n: usize) -> (Vec<u32>, Vec<u64>) {
+    fn split_for_sign(&self, z: &[u8], n: usize) -> (Secret<u32>, Secret<u64>) {
         let z = self.compose(z);
         debug_assert_eq!(z.len(), n);
-        let low = z.chunks(64).map(|c| c.iter().rev().fold(0, |w, v| w << 1 | u64::from(v & 1))).collect();
+        let low = z.chunks(64).map(|c| c.iter().rev().fold(0, |w, v| w << 1 | u64::from(v & 1)));
+        let low = low.collect::<Vec<_>>().into();
         (z, low)
     }
 

@@ -4,6 +4,7 @@ use super::kernel as k;
 use super::kernel::{Conv, Isa};
 use super::{CHUNK, Range, Ring, par};
 use crate::prg::Streams;
+use crate::secret::Secret;
 
 /// Bits that a rescale drops.
 pub const SHIFT: u32 = 16;
@@ -40,6 +41,10 @@ impl Ring for Z64 {
         1 << SHIFT
     }
 
+    fn one_half(&self) -> Option<i64> {
+        None
+    }
+
     fn bound(&self, _: Range) -> i64 {
         i64::MAX
     }
@@ -52,6 +57,10 @@ impl Ring for Z64 {
 
     fn is_canonical_plane(&self, _: usize, _: &[u64]) -> bool {
         true
+    }
+
+    fn add_plane(&self, _: usize, a: &mut [u64], b: &[u64]) {
+        self.add(Range::Full, a, b);
     }
 
     fn sub_plane(&self, _: usize, a: &mut [u64], b: &[u64]) {
@@ -101,10 +110,11 @@ impl Ring for Z64 {
         self.add(Range::Reduced, x, r);
     }
 
-    fn split_for_sign(&self, z: &[u64], n: usize) -> (Vec<u64>, Vec<u64>) {
+    fn split_for_sign(&self, z: &[u64], n: usize) -> (Secret<u64>, Secret<u64>) {
         debug_assert_eq!(z.len(), n);
-        let top = z.chunks(64).map(|c| c.iter().rev().fold(0, |w, v| w << 1 | v >> 63)).collect();
-        (z.iter().map(|v| v & (u64::MAX >> 1)).collect(), top)
+        let top = z.chunks(64).map(|c| c.iter().rev().fold(0, |w, v| w << 1 | v >> 63));
+        let low = z.iter().map(|v| v & (u64::MAX >> 1));
+        (low.collect::<Vec<_>>().into(), top.collect::<Vec<_>>().into())
     }
 
     fn lookup(&self, z: &[u64], shift: u32, onehot: &[u16], eq: &mut [u64], lt: &mut [u64]) {

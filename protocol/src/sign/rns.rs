@@ -6,6 +6,7 @@
 use super::{Combine, Derived, Output, Plain, Row, SignRing};
 use crate::ring::kernel::{self, Bend, Masked, Wrapped};
 use crate::ring::{Ring, Rns, par};
+use crate::secret::Secret;
 
 impl SignRing for Rns {
     fn rows(&self, output: Output) -> Vec<Row> {
@@ -23,21 +24,21 @@ impl SignRing for Rns {
         }
     }
 
-    fn derive(&self, row: Row, plain: &Plain<'_, Self>) -> Vec<u8> {
+    fn derive(&self, row: Row, plain: &Plain<'_, Self>) -> Secret<u8> {
         let n = plain.number.len();
         let mask = || {
             if row.plane < self.k() {
-                plain.r[row.plane * n..(row.plane + 1) * n].to_vec()
+                Secret::copied(&plain.r[row.plane * n..(row.plane + 1) * n])
             } else {
                 self.reduce_plane(row.plane, plain.number)
             }
         };
         let bits = |bits: &[u64]| {
-            let mut out = vec![0; n];
+            let mut out = Secret::zeroed(n);
             kernel::spread_bits(self.isa(), bits, &mut out);
             out
         };
-        let with_beta = |mut a: Vec<u8>| {
+        let with_beta = |mut a: Secret<u8>| {
             kernel::keep_where(self.isa(), &mut a, &bits(plain.beta));
             a
         };
@@ -50,13 +51,13 @@ impl SignRing for Rns {
         }
     }
 
-    fn combine(&self, output: Output, v: &Combine<'_, Self>) -> Vec<u8> {
+    fn combine(&self, output: Output, v: &Combine<'_, Self>) -> Secret<u8> {
         let n = v.n;
-        let mut out = vec![0; self.planes(output.range()) * n];
+        let mut out = Secret::zeroed(self.planes(output.range()) * n);
         if n == 0 {
             return out;
         }
-        let (mut c, mut l) = (vec![0; n], vec![0; n]);
+        let (mut c, mut l) = (Secret::zeroed(n), Secret::zeroed(n));
         kernel::spread_bits(self.isa(), v.c, &mut c);
         kernel::spread_bits(self.isa(), v.flip, &mut l);
         let rows = self.rows(output);

@@ -2,6 +2,7 @@
 
 use super::{Combine, Derived, Output, Plain, Row, SignRing};
 use crate::ring::Z64;
+use crate::secret::Secret;
 
 fn bit(bits: &[u64], i: usize) -> u64 {
     bits[i / 64] >> (i % 64) & 1
@@ -16,15 +17,18 @@ impl SignRing for Z64 {
         }
     }
 
-    fn derive(&self, row: Row, plain: &Plain<'_, Self>) -> Vec<u64> {
+    fn derive(&self, row: Row, plain: &Plain<'_, Self>) -> Secret<u64> {
         let beta = |i| bit(plain.beta, i);
         match row.what {
-            Derived::Beta => (0..plain.r.len()).map(beta).collect(),
-            _ => plain.r.iter().enumerate().map(|(i, r)| beta(i).wrapping_neg() & r).collect(),
+            Derived::Beta => (0..plain.r.len()).map(beta).collect::<Vec<_>>().into(),
+            _ => {
+                let words = plain.r.iter().enumerate().map(|(i, r)| beta(i).wrapping_neg() & r);
+                words.collect::<Vec<_>>().into()
+            }
         }
     }
 
-    fn combine(&self, output: Output, v: &Combine<'_, Self>) -> Vec<u64> {
+    fn combine(&self, output: Output, v: &Combine<'_, Self>) -> Secret<u64> {
         let (beta, beta_mask) = v.derived.split_at(v.n);
         let public = u64::from(v.role.is_first());
         let (positive, negative) = (v.slopes.positive as u64, v.slopes.negative as u64);
@@ -40,6 +44,7 @@ impl SignRing for Z64 {
                 let (up, down) = if c == 1 { (masked, rest) } else { (rest, masked) };
                 up.wrapping_mul(positive).wrapping_add(down.wrapping_mul(negative))
             })
-            .collect()
+            .collect::<Vec<_>>()
+            .into()
     }
 }

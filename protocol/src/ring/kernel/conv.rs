@@ -122,7 +122,7 @@ impl Packed {
 
 impl Drop for Packed {
     fn drop(&mut self) {
-        crate::secret::wipe(&mut self.0);
+        crate::buffer::wipe(&mut self.0);
     }
 }
 
@@ -298,7 +298,7 @@ pub(super) fn with_scratch<X: Pod, R>(len: usize, f: impl FnOnce(&mut [X]) -> R)
     }
     let result = f(bytemuck::cast_slice_mut(&mut scratch[..lines]));
     // It held an input, which may be a mask.
-    crate::secret::wipe(&mut scratch[..lines]);
+    crate::buffer::wipe(&mut scratch[..lines]);
     SCRATCH.set(scratch);
     result
 }
