@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::identity::{Pin, hex};
 
 /// Changes with every incompatible change of what nodes say to each other.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Which of the three nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
