@@ -20,7 +20,7 @@ pub use keep::KeepFirst;
 pub use levels::Levels;
 pub use rank::{Level, RankDetections};
 pub use roi_align::RoiAlign;
-pub use suppress::Suppress;
+pub use suppress::{Suppress, Unsettled};
 
 /// Places of `columns` in rows of `width`, row by row.
 pub(crate) fn columns(rows: usize, width: usize, columns: &[usize]) -> Vec<u32> {

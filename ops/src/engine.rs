@@ -12,22 +12,7 @@ pub use sharelens_protocol::bilinear::Linear;
 pub use sharelens_protocol::product::Shape as ProductShape;
 pub use sharelens_protocol::ring::ZERO;
 
-/// Rows in a uniformly random order that nobody knows. Only of these may an order or places be opened: what is
-/// seen then is a random permutation, whatever the rows hold.
-#[derive(Clone, Debug)]
-pub struct Shuffled<V>(V);
-
-impl<V> Shuffled<V> {
-    /// Says that `rows` are in a random order, which the caller has seen to.
-    pub(crate) const fn new(rows: V) -> Self {
-        Self(rows)
-    }
-
-    /// The rows.
-    pub const fn rows(&self) -> &V {
-        &self.0
-    }
-}
+use crate::opened::{ShuffledKeys, ShuffledPlaces};
 
 /// Computes on vectors of fixed-point numbers in two domains. Positions are public, values are not.
 ///
@@ -116,6 +101,13 @@ pub trait Engine {
     /// 1 where x < 0, else 0, for |x| < P/2.
     fn is_negative(&mut self, at: Step, x: &Self::V<Reduced>) -> impl Future<Output = Result<Self::V<Full>>>;
 
+    /// max(x, 0), and 1 where x < 0, else 0: both from one comparison, for every word of the smaller range.
+    fn relu_and_sign(
+        &mut self,
+        at: Step,
+        x: &Self::V<Reduced>,
+    ) -> impl Future<Output = Result<(Self::V<Full>, Self::V<Full>)>>;
+
     /// `x * y` elementwise, both secret. One round.
     fn mul(
         &mut self,
@@ -130,25 +122,24 @@ pub trait Engine {
         at: Step,
         rows: usize,
         x: &Self::V<D>,
-    ) -> impl Future<Output = Result<Shuffled<Self::V<D>>>>;
+    ) -> impl Future<Output = Result<Self::V<D>>>;
 
-    /// Opens, for each run of `group` keys, their indices (into all of `keys`) by descending key. The keys of a
-    /// group must all be different, and |a - b| < P/2: a tie would open as either order. All pairs are
+    /// Opens, for each run of `group` keys, their indices (into all of `keys`) by descending key. All pairs are
     /// compared.
     fn open_order(
         &mut self,
         at: Step,
         group: usize,
-        keys: &Shuffled<Self::V<Reduced>>,
+        keys: &ShuffledKeys<Self::V<Reduced>>,
     ) -> impl Future<Output = Result<Vec<u32>>>;
 
     /// Opens a permutation: `places[i]` is where row `i` belongs. One round.
     ///
-    /// Fails if what is opened is no permutation.
+    /// Fails if what is opened is no permutation, which only a server that departs from the protocol can bring about.
     fn open_places(
         &mut self,
         at: Step,
-        places: &Shuffled<Self::V<Reduced>>,
+        places: &ShuffledPlaces<Self::V<Reduced>>,
     ) -> impl Future<Output = Result<Vec<u32>>>;
 
     /// Takes `y`, `[groups, n, k]`, as the operand of `shape.uses` products. Local.

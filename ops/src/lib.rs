@@ -5,6 +5,7 @@ pub mod detect;
 pub mod engine;
 pub mod layers;
 pub mod number;
+pub mod opened;
 pub mod plain;
 pub mod planner;
 pub mod real;

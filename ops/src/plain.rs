@@ -14,7 +14,8 @@ use sharelens_protocol::ring::kernel::Conv;
 use sharelens_protocol::ring::{Domain, Full, Range, Reduced};
 use sharelens_protocol::{Error, Result, Step};
 
-use crate::engine::{Engine, Linear, ProductShape, Shuffled, ZERO};
+use crate::engine::{Engine, Linear, ProductShape, ZERO};
+use crate::opened::{ShuffledKeys, ShuffledPlaces};
 use crate::planner::{check_operand, rows_of};
 
 pub mod direct;
@@ -398,6 +399,11 @@ impl Engine for Plain {
         self.map(at, x.as_slice(), |v| i64::from(v < 0))
     }
 
+    async fn relu_and_sign(&mut self, at: Step, x: &Values<Reduced>) -> Result<(Values<Full>, Values<Full>)> {
+        let bend = self.map(at, x.as_slice(), |v| v.max(0))?;
+        Ok((bend, x.as_slice().iter().map(|&v| i64::from(v < 0)).collect::<Vec<_>>().into()))
+    }
+
     async fn mul(&mut self, at: Step, x: &Values<Full>, y: &Values<Full>) -> Result<Values<Full>> {
         self.start(at)?;
         assert_eq!(x.numbers.len(), y.numbers.len());
@@ -406,12 +412,7 @@ impl Engine for Plain {
         self.verdict().map(|()| out)
     }
 
-    async fn shuffle<D: Domain>(
-        &mut self,
-        at: Step,
-        rows: usize,
-        x: &Values<D>,
-    ) -> Result<Shuffled<Values<D>>> {
+    async fn shuffle<D: Domain>(&mut self, at: Step, rows: usize, x: &Values<D>) -> Result<Values<D>> {
         self.start(at)?;
         rows_of(rows, x.numbers.len(), D::RANGE)?;
         // Nobody learns from this order, but levels that find the best of a list rely on its being random.
@@ -419,17 +420,17 @@ impl Engine for Plain {
         let mut order: Vec<u32> = (0..rows as u32).collect();
         order.sort_by_key(|&row| (scrambled(at, row), row));
         let index = order.iter().flat_map(|&r| (0..width as u32).map(move |c| r * width as u32 + c));
-        Ok(Shuffled::new(self.gather(&[x], &index.collect::<Vec<_>>())))
+        Ok(self.gather(&[x], &index.collect::<Vec<_>>()))
     }
 
     async fn open_order(
         &mut self,
         at: Step,
         group: usize,
-        keys: &Shuffled<Values<Reduced>>,
+        keys: &ShuffledKeys<Values<Reduced>>,
     ) -> Result<Vec<u32>> {
         self.start(at)?;
-        let keys = keys.rows().as_slice();
+        let keys = keys.keys().as_slice();
         let (least, most) = (keys.iter().min().copied(), keys.iter().max().copied());
         let widest = most.unwrap_or(0).abs_diff(least.unwrap_or(0));
         self.note(Range::Reduced, widest, self.bounds.reduced);
@@ -444,9 +445,9 @@ impl Engine for Plain {
         Ok(order)
     }
 
-    async fn open_places(&mut self, at: Step, places: &Shuffled<Values<Reduced>>) -> Result<Vec<u32>> {
+    async fn open_places(&mut self, at: Step, places: &ShuffledPlaces<Values<Reduced>>) -> Result<Vec<u32>> {
         self.start(at)?;
-        sharelens_protocol::shuffle::permutation(at, places.rows().as_slice())
+        sharelens_protocol::shuffle::permutation(at, places.places().as_slice())
     }
 
     fn operand(&mut self, at: Step, shape: ProductShape, y: Values<Full>) -> Result<Operand> {

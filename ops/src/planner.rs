@@ -9,7 +9,8 @@ use sharelens_protocol::ring::{Domain, Full, Range, Reduced};
 use sharelens_protocol::sign::{self, Comparison, Output};
 use sharelens_protocol::{Error, Result, Step, order, shuffle};
 
-use crate::engine::{Engine, Linear, ProductShape, Shuffled};
+use crate::engine::{Engine, Linear, ProductShape};
+use crate::opened::{ShuffledKeys, ShuffledPlaces};
 use crate::plain::scrambled;
 
 /// [`Engine`] over lengths. What it asks for is what [`crate::Secure`] spends, call by call.
@@ -158,29 +159,29 @@ impl<R: SecureRing> Engine for Planner<R> {
         Ok(Length::new(x.n))
     }
 
+    async fn relu_and_sign(&mut self, at: Step, x: &Length<Reduced>) -> Result<(Length<Full>, Length<Full>)> {
+        self.sign(at, x.n, Output::Full);
+        Ok((Length::new(x.n), Length::new(x.n)))
+    }
+
     async fn mul(&mut self, at: Step, x: &Length<Full>, _: &Length<Full>) -> Result<Length<Full>> {
         self.plan.push(at, Demand::Mul { n: x.n });
         Ok(*x)
     }
 
-    async fn shuffle<D: Domain>(
-        &mut self,
-        at: Step,
-        rows: usize,
-        x: &Length<D>,
-    ) -> Result<Shuffled<Length<D>>> {
+    async fn shuffle<D: Domain>(&mut self, at: Step, rows: usize, x: &Length<D>) -> Result<Length<D>> {
         let demand = rows_of(rows, x.n, D::RANGE)?;
         self.plan.push(at, Demand::Shuffle(demand));
-        Ok(Shuffled::new(*x))
+        Ok(*x)
     }
 
     async fn open_order(
         &mut self,
         at: Step,
         group: usize,
-        keys: &Shuffled<Length<Reduced>>,
+        keys: &ShuffledKeys<Length<Reduced>>,
     ) -> Result<Vec<u32>> {
-        let n = keys.rows().n;
+        let n = keys.keys().n;
         let pairs = order::pairs(group, n)?.len();
         if pairs > 0 {
             self.plan.push(at, Demand::Compare(Comparison { n: pairs, rounds: self.rounds }));
@@ -191,8 +192,8 @@ impl<R: SecureRing> Engine for Planner<R> {
         Ok(order)
     }
 
-    async fn open_places(&mut self, at: Step, places: &Shuffled<Length<Reduced>>) -> Result<Vec<u32>> {
-        let n = places.rows().n;
+    async fn open_places(&mut self, at: Step, places: &ShuffledPlaces<Length<Reduced>>) -> Result<Vec<u32>> {
+        let n = places.places().n;
         self.plan.push_opening(at, n, Range::Reduced);
         Ok((0..n as u32).collect())
     }

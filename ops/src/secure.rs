@@ -7,10 +7,12 @@ use sharelens_protocol::correlation::{Correlation, Demand, SecureRing, Store};
 use sharelens_protocol::cost::Ledger;
 use sharelens_protocol::lanes::Lane;
 use sharelens_protocol::ring::{self, Domain, Full, Range, Reduced};
+use sharelens_protocol::secret::Secret;
 use sharelens_protocol::sign::{self, Comparison, Output, Slopes};
 use sharelens_protocol::{Error, Party, Result, Server, Share, Step, mul, order, product, shuffle};
 
-use crate::engine::{Engine, Linear, ProductShape, Shuffled};
+use crate::engine::{Engine, Linear, ProductShape};
+use crate::opened::{ShuffledKeys, ShuffledPlaces};
 use crate::planner::{check_map, check_operand, rows_of};
 
 /// [`Engine`] over one server's shares. Both servers must run the same layers.
@@ -182,6 +184,15 @@ impl<R: SecureRing> Engine for Secure<'_, R> {
         sign::is_negative(&mut self.party(), at, x, correlation).await
     }
 
+    async fn relu_and_sign(
+        &mut self,
+        at: Step,
+        x: &Share<R, Reduced>,
+    ) -> Result<(Share<R, Full>, Share<R, Full>)> {
+        let correlation = self.take_sign(at, self.len(x), Output::Full)?;
+        sign::relu_and_sign(&mut self.party(), at, x, correlation).await
+    }
+
     async fn mul(&mut self, at: Step, x: &Share<R, Full>, y: &Share<R, Full>) -> Result<Share<R, Full>> {
         let Correlation::Mul(triples) = self.store.take(at, &Demand::Mul { n: self.len(x) })? else {
             return Err(of_another_kind(at));
@@ -189,26 +200,21 @@ impl<R: SecureRing> Engine for Secure<'_, R> {
         mul::mul(&mut self.party(), at, x, y, triples).await
     }
 
-    async fn shuffle<D: Domain>(
-        &mut self,
-        at: Step,
-        rows: usize,
-        x: &Share<R, D>,
-    ) -> Result<Shuffled<Share<R, D>>> {
+    async fn shuffle<D: Domain>(&mut self, at: Step, rows: usize, x: &Share<R, D>) -> Result<Share<R, D>> {
         let demand = rows_of(rows, self.len(x), D::RANGE)?;
         let Correlation::Shuffle(correlation) = self.store.take(at, &Demand::Shuffle(demand))? else {
             return Err(of_another_kind(at));
         };
-        shuffle::shuffle(&mut self.party(), at, x.clone(), correlation).await.map(Shuffled::new)
+        shuffle::shuffle(&mut self.party(), at, x.clone(), correlation).await
     }
 
     async fn open_order(
         &mut self,
         at: Step,
         group: usize,
-        keys: &Shuffled<Share<R, Reduced>>,
+        keys: &ShuffledKeys<Share<R, Reduced>>,
     ) -> Result<Vec<u32>> {
-        let n = self.len(keys.rows());
+        let n = self.len(keys.keys());
         let (firsts, seconds): (Vec<u32>, Vec<u32>) = order::pairs(group, n)?.into_iter().unzip();
         let mut smaller = Vec::new();
         if !firsts.is_empty() {
@@ -216,15 +222,19 @@ impl<R: SecureRing> Engine for Secure<'_, R> {
             let Correlation::Compare(correlation) = self.store.take(at, &Demand::Compare(demand))? else {
                 return Err(of_another_kind(at));
             };
-            let [a, b] = [firsts, seconds].map(|index| self.gather(&[keys.rows()], &index));
+            let [a, b] = [firsts, seconds].map(|index| self.gather(&[keys.keys()], &index));
             let difference = self.sub(&a, &b);
             smaller = sign::open(&mut self.party(), at, &difference, correlation).await?;
         }
         order::descending(at, group, n, &smaller)
     }
 
-    async fn open_places(&mut self, at: Step, places: &Shuffled<Share<R, Reduced>>) -> Result<Vec<u32>> {
-        let own = places.rows().words().to_vec();
+    async fn open_places(
+        &mut self,
+        at: Step,
+        places: &ShuffledPlaces<Share<R, Reduced>>,
+    ) -> Result<Vec<u32>> {
+        let own = Secret::copied(places.places().words());
         let opened = self.party().open(at, Range::Reduced, own).await?;
         shuffle::permutation(at, &self.ring.decode(Range::Reduced, &opened))
     }

@@ -7,6 +7,8 @@ use futures::executor::block_on;
 use futures::future::try_join;
 use sharelens_ops::engine::{Engine, ProductShape};
 use sharelens_ops::layers::{self, Calls, ConvTranspose, MaxPool, Window};
+use sharelens_ops::number::{Number, Scope};
+use sharelens_ops::opened::{Bits, Keys, Places};
 use sharelens_ops::plain::{Bounds, Plain, Weights};
 use sharelens_ops::planner::{Length, Planner};
 use sharelens_ops::{Linear, Secure};
@@ -151,56 +153,57 @@ fn part<E: Engine, D: Domain>(e: &mut E, x: &E::V<D>, from: usize, count: usize)
     e.gather(&[x], &(from as u32..(from + count) as u32).collect::<Vec<_>>())
 }
 
-/// A list in descending order, all of it and the largest of each group; rows that stay together; and a list put
-/// back in its place.
+/// A list in descending order, all of it and the largest of each group; rows that stay together; and a list of which
+/// some rows move to the front.
 struct Sort;
 impl Layer for Sort {
     async fn run<E: Engine>(&self, e: &mut E, _: i64, x: &E::V<Reduced>) -> Result<E::V<Reduced>> {
         const N: usize = 24;
-        let mut calls = Calls::new(AT);
-        let index: Vec<i64> = (0..N as i64).collect();
-        // Ties are broken by the index.
-        let keys = part(e, x, 0, N);
-        let keys = e.scale(&keys, N as i64);
-        let keys = e.add_public(&keys, &index);
-        let list = e.shuffle(calls.step(), N, &keys).await?;
-        let order = e.open_order(calls.step(), N, &list).await?;
-        let sorted = e.gather(&[list.rows()], &order);
+        // Fits every ring that this runs in.
+        let bounds = Bounds::rns(&[255, 253, 251], &[247, 241]).unwrap();
+        let scope = &mut Scope::new(AT, bounds);
+        let numbers = part(e, x, 0, N);
+        let keys = Keys::of(e, scope, &Number::new(scope, numbers.clone(), 1.0, 2000.0)?).await?;
+        let (list, keys) = keys.shuffle(e, scope.step(), &numbers, 1).await?;
+        let order = e.open_order(scope.step(), N, &keys).await?;
+        let sorted = e.gather(&[&list], &order);
         // The last group is shorter, and one of its own.
-        let order = e.open_order(calls.step(), 7, &list).await?;
+        let order = e.open_order(scope.step(), 7, &keys).await?;
         let first: Vec<u32> = order.iter().copied().step_by(7).collect();
-        let mut most = e.gather(&[list.rows()], &first[..1]);
+        let mut most = e.gather(&[&list], &first[..1]);
         for i in 1..first.len() {
-            let next = e.gather(&[list.rows()], &first[i..=i]);
-            most = layers::maximum(e, calls.step(), &most, &next).await?;
+            let next = e.gather(&[&list], &first[i..=i]);
+            most = layers::maximum(e, scope.step(), &most, &next).await?;
         }
         // Groups of one are in order as they are.
-        let alone = e.open_order(calls.step(), 1, &list).await?;
+        let alone = e.open_order(scope.step(), 1, &keys).await?;
         assert_eq!(alone, (0..N as u32).collect::<Vec<_>>());
         // Rows of three in the other domain: what belongs together is still beside each other.
-        let wide = e.lift(calls.step(), x).await?;
+        let wide = e.lift(scope.step(), x).await?;
         let wide = part(e, &wide, 0, 3 * 80);
-        let rows = e.shuffle(calls.step(), 80, &wide).await?;
+        let rows = e.shuffle(scope.step(), 80, &wide).await?;
         let column = |c: u32| (0..80).map(|r| 3 * r + c).collect::<Vec<u32>>();
-        let (a, b) = (e.gather(&[rows.rows()], &column(0)), e.gather(&[rows.rows()], &column(2)));
+        let (a, b) = (e.gather(&[&rows], &column(0)), e.gather(&[&rows], &column(2)));
         let b = e.reduce(&b);
-        let b = e.is_negative(calls.step(), &b).await?;
-        let pairs = e.mul(calls.step(), &a, &b).await?;
+        let b = e.is_negative(scope.step(), &b).await?;
+        let pairs = e.mul(scope.step(), &a, &b).await?;
         let mut sum = part(e, &pairs, 0, 1);
         for i in 1..80 {
             let next = part(e, &pairs, i, 1);
             sum = e.add(&sum, &next);
         }
         let sum = e.reduce(&sum);
-        // Places that went along say where each row belongs.
-        let none = e.scale(&keys, 0);
-        let places = e.add_public(&none, &index);
-        let moved = e.shuffle(calls.step(), N, &places).await?;
-        let places = e.open_places(calls.step(), &moved).await?;
+        // Negative numbers first, and zeros where there are no more.
+        let negative = Bits::negative(e, scope.step(), &numbers).await?;
+        let whole = e.lift(scope.step(), &numbers).await?;
+        let (places, kept) = Places::ones_first(e, scope, &negative, &whole, 1).await?;
+        let (moved, places) = places.shuffle(e, scope.step(), &kept, 1).await?;
+        let places = e.open_places(scope.step(), &places).await?;
         let mut from = vec![0; N];
         places.iter().enumerate().for_each(|(row, &place)| from[place as usize] = row as u32);
-        let back = e.gather(&[moved.rows()], &from);
-        Ok(layers::join(e, &[&sorted, &most, &sum, &back]))
+        let front = e.gather(&[&moved], &from);
+        let front = e.reduce(&front);
+        Ok(layers::join(e, &[&sorted, &most, &sum, &front]))
     }
 }
 
@@ -371,24 +374,49 @@ fn shuffle_and_sort() {
     everywhere(&Sort);
 }
 
-#[test]
-fn products_of_secrets() {
-    everywhere(&Products);
+/// The clamped numbers of two words, then the words in the order that was opened.
+struct Pair(Bounds);
+impl Pair {
+    /// Words of a ring with P = 105.
+    const MODULI: ([u8; 3], [u8; 2]) = ([7, 5, 3], [11, 13]);
+    /// The largest number for which two keys fit.
+    const MOST: i64 = (52 - 2) / 4;
+}
+impl Layer for Pair {
+    async fn run<E: Engine>(&self, e: &mut E, _: i64, x: &E::V<Reduced>) -> Result<E::V<Reduced>> {
+        let scope = &mut Scope::new(AT, self.0);
+        let keys = Keys::of(e, scope, &Number::new(scope, x.clone(), 1.0, 1.0)?).await?;
+        let numbers = e.reduce(keys.numbers().integers());
+        let (list, keys) = keys.shuffle(e, scope.step(), x, 1).await?;
+        let order = e.open_order(scope.step(), 2, &keys).await?;
+        let sorted = e.gather(&[&list], &order);
+        Ok(layers::join(e, &[&numbers, &sorted]))
+    }
 }
 
 #[test]
-#[should_panic(expected = "a permutation")]
-fn places_that_are_no_permutation() {
-    struct Places;
-    impl Layer for Places {
-        async fn run<E: Engine>(&self, e: &mut E, _: i64, x: &E::V<Reduced>) -> Result<E::V<Reduced>> {
-            let zeros = e.scale(x, 0);
-            let places = e.shuffle(AT.call(0), e.len(x), &zeros).await?;
-            e.open_places(AT.call(1), &places).await?;
-            Ok(zeros)
-        }
+fn any_two_words_are_in_order() {
+    // Not only numbers in their range: a client may send any word, and an order that contradicts itself would tell.
+    let (p, q) = Pair::MODULI;
+    let layer = Pair(Bounds::rns(&p, &q).unwrap());
+    let ring = Rns::new(Moduli { p: p.to_vec(), q: q.to_vec() }).unwrap();
+    let clamp = |x: i64| match x {
+        -12..=12 => x,
+        // Beyond, the largest; far beyond, where a sum with it would wrap, the smallest.
+        13..=40 => Pair::MOST,
+        _ => -Pair::MOST,
+    };
+    for (a, b) in (-52..=52).flat_map(|a| (-52..=52).step_by(3).map(move |b| (a, b))) {
+        let got = secure(&ring, &layer, &[a, b], Rounds::Balanced);
+        assert_eq!(got[..2], [clamp(a), clamp(b)], "{a} and {b}");
+        let want = if clamp(a) >= clamp(b) { [a, b] } else { [b, a] };
+        assert_eq!(got[2..], want, "{a} and {b}");
     }
-    secure(&Z64::new(), &Places, &[5; 4], Rounds::Balanced);
+}
+
+#[test]
+fn products_of_secrets() {
+    everywhere(&Products);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::executor::block_on;
 use serde_json::Value;
 use sharelens_ops::detect::{
-    Decode, DecodeClasses, Extent, KeepFirst, RankDetections, RoiAlign, Suppress, TopAnchors, rank,
+    Decode, DecodeClasses, Extent, KeepFirst, RankDetections, RoiAlign, Suppress, TopAnchors, Unsettled, rank,
 };
 use sharelens_ops::number::{Number, Scope};
 use sharelens_ops::plain::{Bounds, Rounding, Values};
@@ -105,7 +105,8 @@ fn proposals() {
             let rows = Number::<Plain, Reduced>::new(scope, rows, FINE, bound)?;
             let all = decode.run(&mut e, scope, &rows).await?;
             let bits = suppress.run(&mut e, scope, &all).await?;
-            assert_eq!(bits.as_slice()[before], 0, "{name} did not settle");
+            let left = Unsettled { rows: before, steps: before }.run(&mut e, &bits)?;
+            assert_eq!(left.as_slice(), [0], "{name} did not settle");
             keep.run(&mut e, scope, &all, &bits).await
         });
         assert_close(name, &boxes(found.expect(name).as_slice(), 4), &case["boxes"]);
@@ -152,7 +153,8 @@ fn detections() {
                 steps: rows,
             };
             let bits = suppress.run(&mut e, scope, &list).await?;
-            assert_eq!(bits.as_slice()[rows], 0, "{name} did not settle");
+            let left = Unsettled { rows, steps: rows }.run(&mut e, &bits)?;
+            assert_eq!(left.as_slice(), [0], "{name} did not settle");
             let found = keep.run(&mut e, scope, &list, &bits).await?;
             Ok::<_, sharelens_protocol::Error>((found, scores.scale()))
         })

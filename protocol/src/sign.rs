@@ -447,6 +447,23 @@ pub async fn is_negative<R: SignRing, C: Channel>(
     Ok(Share::new(run(party, step, x, correlation, Slopes::RELU).await?))
 }
 
+/// max(x, 0) and [x < 0], from one comparison, whose correlation must be for [`Output::Full`]: what is dealt for a
+/// bend holds what a bit needs.
+///
+/// # Errors
+/// As [`Channel`].
+pub async fn relu_and_sign<R: SignRing, C: Channel>(
+    party: &mut Party<'_, R, C>,
+    step: Step,
+    x: &Share<R, Reduced>,
+    correlation: Correlation<R>,
+) -> Result<(Share<R, Full>, Share<R, Full>)> {
+    debug_assert_eq!(correlation.output, Output::Full);
+    let outputs = [Output::Full, Output::Bit];
+    let [bend, bit] = run_for(party, step, x, correlation, Slopes::RELU, outputs).await?;
+    Ok((Share::new(bend), Share::new(bit)))
+}
+
 /// [x < 0] in the open, known to both servers: bit `i` is bit `i % 64` of word `i / 64`.
 ///
 /// # Errors
@@ -469,7 +486,22 @@ async fn run<R: SignRing, C: Channel>(
     correlation: Correlation<R>,
     slopes: Slopes,
 ) -> Result<Secret<R::Word>> {
-    let Correlation { output, beta, derived, compared } = correlation;
+    let output = correlation.output;
+    let [out] = run_for(party, step, x, correlation, slopes, [output]).await?;
+    Ok(out)
+}
+
+/// Several results of one comparison. The rows that are dealt for the correlation's output start with those of each of
+/// `outputs`.
+async fn run_for<R: SignRing, C: Channel, const K: usize>(
+    party: &mut Party<'_, R, C>,
+    step: Step,
+    x: &Share<R, Reduced>,
+    correlation: Correlation<R>,
+    slopes: Slopes,
+    outputs: [Output; K],
+) -> Result<[Secret<R::Word>; K]> {
+    let Correlation { beta, derived, compared, .. } = correlation;
     let n = compared.n;
     let Signs { z, number, flip, own: mut c, r, next } = compare(party, step, x, compared).await?;
     // c = sign ^ beta.
@@ -486,7 +518,7 @@ async fn run<R: SignRing, C: Channel>(
         derived: &derived,
         slopes,
     };
-    Ok(party.ring.combine(output, &values))
+    Ok(outputs.map(|output| party.ring.combine(output, &values)))
 }
 
 /// What a comparison leaves: z in the open, and shares of the signs.

@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 use sharelens_protocol::ring::Reduced;
 use sharelens_protocol::{Error, Result};
 
-use super::columns;
 use super::rank::{self, Level};
 use crate::engine::Engine;
 use crate::layers::zeros;
 use crate::number::{Number, Scope};
+use crate::opened::Keys;
 
 /// The best `k` anchors of a grid by objectness. Its sigmoid is skipped: it changes no order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,10 +61,7 @@ impl TopAnchors {
         if logits.len(e) != n || deltas.len(e) != 4 * n {
             return Err(Error::Config(format!("logits and deltas do not fit {n} anchors")));
         }
-        let ties: Vec<i64> = (0..n as i64).rev().collect();
-        let keys = logits.finer(e, scope, n as i64)?;
-        keys.times(e, scope, 2)?;
-        let keys = e.add_public(keys.integers(), &ties);
+        let keys = Keys::of(e, scope, logits).await?;
         let places = self.places();
         let nothing = zeros(e, deltas.integers());
         let integers: Vec<i64> = places.iter().map(|v| (v * deltas.scale()).round() as i64).collect();
@@ -72,15 +69,11 @@ impl TopAnchors {
         let index: Vec<u32> = (0..n as u32)
             .flat_map(|i| {
                 let n = n as u32;
-                std::iter::once(i)
-                    .chain((0..4).map(move |c| n + 4 * i + c))
-                    .chain((0..4).map(move |c| 5 * n + 4 * i + c))
+                (0..4).map(move |c| 4 * i + c).chain((0..4).map(move |c| 4 * n + 4 * i + c))
             })
             .collect();
-        let list = e.gather(&[&keys, deltas.integers(), &places], &index);
-        let width = Self::WIDTH + 1;
-        let list = rank::best(e, scope, &list, width, (self.k, &self.levels), |_, v| v).await?;
-        Ok(e.gather(&[&list], &columns(self.k, width, &[1, 2, 3, 4, 5, 6, 7, 8])))
+        let list = e.gather(&[deltas.integers(), &places], &index);
+        rank::best::<_, Reduced>(e, scope, &keys, &list, Self::WIDTH, (self.k, &self.levels)).await
     }
 
     /// Centre and size of every anchor.

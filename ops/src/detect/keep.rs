@@ -4,7 +4,8 @@
 //!                fewer; reveals nothing, in particular not how many there are.
 //! Method         prefix sums give each row its place: kept rows first, the others behind them. Rows that are
 //!                not kept are multiplied by zero, the list is shuffled, and the places are opened.
-//! Security       the places are a permutation, so after a uniform shuffle they open as a uniform permutation.
+//! Security       the places are a permutation whatever the bits are ([`Places`]), so after a uniform shuffle they open
+//!                as a uniform permutation.
 //! Cost           4 rounds: product, shuffle (2), places.
 
 use serde::{Deserialize, Serialize};
@@ -12,9 +13,9 @@ use sharelens_protocol::ring::Full;
 use sharelens_protocol::{Error, Result};
 
 use super::{columns, rows};
-use crate::engine::{Engine, Shuffled};
-use crate::layers::{join, prefix_sums, range};
+use crate::engine::Engine;
 use crate::number::Scope;
+use crate::opened::{Bits, Places};
 
 /// The first kept rows of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,44 +51,20 @@ impl KeepFirst {
         e: &mut E,
         scope: &mut Scope,
         list: &E::V<Full>,
-        keep: &E::V<Full>,
+        keep: &Bits<E>,
     ) -> Result<E::V<Full>> {
         let (n, c) = (self.rows, self.columns);
-        if e.len(list) != n * self.width || e.len(keep) < n {
+        if e.len(list) != n * self.width || keep.len(e) < n {
             return Err(Error::Config(format!("a list of another shape than {n} rows")));
         }
-        let all: Vec<u32> = (0..n as u32).collect();
-        let keep = range(e, keep, 0, n);
-        // With s the kept rows up to and with row i, t all kept rows: place = s - 1 if kept, else t + i - s.
-        let sums = prefix_sums(e, &keep, n);
-        let total = e.gather(&[&sums], &vec![n as u32 - 1; n]);
-        let index: Vec<i64> = (0..n as i64).collect();
-        let other = e.sub(&total, &sums);
-        let other = e.add_public(&other, &index);
-        let own = e.add_public(&sums, &[-1]);
-        let gain = e.sub(&own, &other);
+        let keep = keep.part(e, 0, n);
         let wanted = e.gather(&[list], &columns(n, self.width, &(0..c).collect::<Vec<_>>()));
-        let factors = join(e, &[&wanted, &gain]);
-        let bits: Vec<u32> = all.iter().flat_map(|&i| std::iter::repeat_n(i, c)).chain(all.clone()).collect();
-        let bits = e.gather(&[&keep], &bits);
-        let products = e.mul(scope.step(), &factors, &bits).await?;
-        let gain = range(e, &products, n * c, n * c + n);
-        let place = e.add(&other, &gain);
-        let index: Vec<u32> = (0..n as u32)
-            .flat_map(|i| {
-                let (n, c) = (n as u32, c as u32);
-                (0..c).map(move |j| i * c + j).chain([n * c + n + i])
-            })
-            .collect();
-        let list = e.gather(&[&products, &place], &index);
-        let list = e.shuffle(scope.step(), n, &list).await?;
-        let places = e.gather(&[list.rows()], &columns(n, c + 1, &[c]));
-        let places = Shuffled::new(e.reduce(&places));
+        let (places, kept) = Places::ones_first(e, scope, &keep, &wanted, c).await?;
+        let (list, places) = places.shuffle(e, scope.step(), &kept, c).await?;
         let places = e.open_places(scope.step(), &places).await?;
         let mut order = vec![0; n];
         places.iter().zip(0..).for_each(|(&place, row)| order[place as usize] = row);
         order.truncate(self.k);
-        let list = e.gather(&[list.rows()], &rows(&order, c + 1));
-        Ok(e.gather(&[&list], &columns(self.k, c + 1, &(0..c).collect::<Vec<_>>())))
+        Ok(e.gather(&[&list], &rows(&order, c)))
     }
 }

@@ -1,25 +1,26 @@
 //! The best of a list, in order: shuffle, then compare in the open.
 //!
-//! Functionality  from rows with keys that all differ deliver the `k` rows with the largest keys, in order;
-//!                reveals nothing.
+//! Functionality  from rows and their keys deliver the `k` rows with the largest keys, in order; reveals nothing.
 //! Security       the order of a list that was shuffled by a uniform permutation is a uniform permutation,
-//!                whatever the keys are, so opening comparisons shows nothing. That needs keys without ties, which
-//!                callers get from a shared index in their lowest digits. Which rows are compared depends
-//!                on orders opened before, so only on that permutation.
-//! Cost           2 rounds for the shuffle, 4 for each level and 4 for the last order.
+//!                whatever the keys are, so opening comparisons shows nothing. That needs keys that are all
+//!                different and whose differences do not wrap, for every word a peer may have shared: see [`Keys`].
+//!                Which rows are compared depends on orders opened before, so only on that permutation; so does
+//!                whether the run ends with an error.
+//! Cost           2 rounds for the shuffle, 4 for each level and 4 for the last order; before that 5 for the keys.
 //!
 //! Comparing all pairs of a long list is dear. Levels first keep the best of each group: a group of g of n
 //! shuffled rows holds more than `keep` of the best `k` with a probability below 2^-40 over all groups
 //! (hypergeometric tail, exact). When it may have happened, which is seen in the open, the run ends with an error.
 
 use serde::{Deserialize, Serialize};
-use sharelens_protocol::ring::{Domain, Full, Reduced};
+use sharelens_protocol::ring::{Full, Reduced};
 use sharelens_protocol::{Error, Result};
 
-use super::{columns, rows};
-use crate::engine::{Engine, Shuffled};
+use super::rows;
+use crate::engine::Engine;
 use crate::layers::zeros;
 use crate::number::{Number, Scope};
+use crate::opened::{Keyed, Keys, ShuffledKeys};
 
 /// One pass over the list: groups of `group` rows, of which the best `keep` stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -103,25 +104,23 @@ pub fn are_valid(levels: &[Level], n: usize, k: usize) -> bool {
     k > 0 && k <= left && n <= MAX_ROWS && levels.len() <= 8 && left <= 1 << 13
 }
 
-/// The `k` rows with the largest keys, in order. Rows of `width` elements, the key in column 0.
+/// The `k` rows with the largest keys, in order. `list` holds `width` numbers for each key.
 ///
 /// # Errors
 /// [`Error::Ended`] with a probability below 2^-40, if a level may have lost a row; as the engine.
-pub async fn best<E: Engine, D: Domain>(
+pub async fn best<E: Engine, D: Keyed>(
     e: &mut E,
     scope: &mut Scope,
+    keys: &Keys<E>,
     list: &E::V<D>,
     width: usize,
     (k, levels): (usize, &[Level]),
-    key: impl Fn(&mut E, E::V<D>) -> E::V<Reduced>,
 ) -> Result<E::V<D>> {
     let n = e.len(list) / width;
     if !are_valid(levels, n, k) {
         return Err(Error::Config(format!("the best {k} of {n} rows cannot be found by {levels:?}")));
     }
-    let shuffled = e.shuffle(scope.step(), n, list).await?;
-    let keys = e.gather(&[shuffled.rows()], &columns(n, width, &[0]));
-    let keys = key(e, keys);
+    let (list, keys) = keys.shuffle(e, scope.step(), list, width).await?;
     let mut left: Vec<u32> = (0..n as u32).collect();
     let mut groups: Vec<Vec<u32>> = Vec::new();
     for level in levels {
@@ -144,18 +143,18 @@ pub async fn best<E: Engine, D: Domain>(
         let what = "too many of the best rows met in one group, which happens once in 2^40 runs; run again";
         return Err(Error::Ended(what.into()));
     }
-    Ok(e.gather(&[shuffled.rows()], &rows(&first, width)))
+    Ok(e.gather(&[&list], &rows(&first, width)))
 }
 
 /// The rows `left` by descending key within each run of `group`.
 async fn order<E: Engine>(
     e: &mut E,
     scope: &mut Scope,
-    keys: &E::V<Reduced>,
+    keys: &ShuffledKeys<E::V<Reduced>>,
     left: &[u32],
     group: usize,
 ) -> Result<Vec<u32>> {
-    let keys = Shuffled::new(e.gather(&[keys], left));
+    let keys = keys.select(e, left);
     let order = e.open_order(scope.step(), group, &keys).await?;
     Ok(order.into_iter().map(|i| left[i as usize]).collect())
 }
@@ -175,7 +174,7 @@ impl RankDetections {
 
     /// From scores `[proposals, classes]`, boxes `[proposals * classes, 4]` and proposals `[proposals, 4]` to
     /// rows by descending score, equal scores in their first order. Classes are integers from 1, the side is that of the proposal: zero
-    /// where the list of proposals was padded. 7 rounds.
+    /// where the list of proposals was padded. 11 rounds.
     ///
     /// # Errors
     /// As [`best`].
@@ -188,12 +187,9 @@ impl RankDetections {
         proposals: &E::V<Full>,
     ) -> Result<E::V<Full>> {
         let (n, classes) = (self.proposals * self.classes, self.classes);
-        let scores = scores.lift(e, scope).await?;
-        let ties: Vec<f64> = (0..n).rev().map(|i| i as f64 / n as f64 / scores.scale()).collect();
-        let keys = scores.finer(e, scope, n as i64)?.add_public(e, scope, &ties)?;
-        // Differences of keys are compared.
-        keys.times(e, scope, 2)?.reduce(e, scope)?;
-        let nothing = zeros(e, keys.integers());
+        let keys = Keys::of(e, scope, scores).await?;
+        let scores = keys.numbers();
+        let nothing = zeros(e, scores.integers());
         let class: Vec<i64> = (0..n).map(|i| (i % classes) as i64 + 1).collect();
         let class = e.add_public(&nothing, &class);
         let of = |c: usize| -> Vec<u32> { (0..n).map(|i| (i / classes * 4 + c) as u32).collect() };
@@ -201,16 +197,12 @@ impl RankDetections {
         let side = e.sub(&right, &left);
         let index: Vec<u32> = (0..n as u32)
             .flat_map(|i| {
-                let n = n as u32;
-                let corner = move |c: u32| n + 4 * i + c;
-                [i, corner(0), corner(1), corner(2), corner(3), 5 * n + i, 6 * n + i, 7 * n + i]
+                let (n, corner) = (n as u32, |c: u32| 4 * i + c);
+                [corner(0), corner(1), corner(2), corner(3), 4 * n + i, 5 * n + i, 6 * n + i]
             })
             .collect();
-        let list = e.gather(&[keys.integers(), boxes, scores.integers(), &class, &side], &index);
-        let key = |e: &mut E, v: E::V<Full>| e.reduce(&v);
-        let width = Self::WIDTH + 1;
-        let list = best(e, scope, &list, width, (n, &[]), key).await?;
-        Ok(e.gather(&[&list], &columns(n, width, &[1, 2, 3, 4, 5, 6, 7])))
+        let list = e.gather(&[boxes, scores.integers(), &class, &side], &index);
+        best::<_, Full>(e, scope, &keys, &list, Self::WIDTH, (n, &[])).await
     }
 }
 
@@ -251,19 +243,21 @@ mod tests {
 
     #[test]
     fn the_best_come_out_in_order() {
-        let (n, k, width) = (900usize, 60usize, 2usize);
-        let keys: Vec<i64> = (0..n as i64).map(|i| (i * 7919) % 9973 - 5000).collect();
-        let list: Vec<i64> = (0..n).flat_map(|i| [keys[i], i as i64]).collect();
+        let (n, k) = (900usize, 60usize);
+        let numbers: Vec<i64> = (0..n as i64).map(|i| (i * 7919) % 9973 - 5000).collect();
         let mut e = plain();
         let mut scope = Scope::new(Step::layer(1), *e.bounds());
         let chosen = levels(n, k);
-        let got =
-            block_on(best::<_, Reduced>(&mut e, &mut scope, &list.into(), width, (k, &chosen), |_, v| v));
+        let got = block_on(async {
+            let x = Number::new(&scope, numbers.clone().into(), 1.0, 5000.0)?;
+            let keys = Keys::of(&mut e, &mut scope, &x).await?;
+            let list = (0..n as i64).collect::<Vec<_>>().into();
+            best::<_, Reduced>(&mut e, &mut scope, &keys, &list, 1, (k, &chosen)).await
+        });
         let got = got.expect("in range");
         let mut want: Vec<usize> = (0..n).collect();
-        want.sort_by_key(|&i| std::cmp::Reverse(keys[i]));
-        let found: Vec<i64> = got.as_slice().chunks_exact(2).map(|r| r[1]).collect();
-        assert!(found.iter().zip(&want).all(|(&f, &w)| f == w as i64));
-        assert_eq!(found.len(), k);
+        want.sort_by_key(|&i| std::cmp::Reverse(numbers[i]));
+        assert!(got.as_slice().iter().zip(&want).all(|(&f, &w)| f == w as i64));
+        assert_eq!(got.as_slice().len(), k);
     }
 }

@@ -19,6 +19,7 @@ use super::{Extent, columns};
 use crate::engine::{Engine, ProductShape, ZERO};
 use crate::layers::{join, prefix_sums, range, zeros};
 use crate::number::{Number, Scope};
+use crate::opened::Bits;
 
 /// Suppression within one list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,16 +67,11 @@ impl Suppress {
         13 + 5 * self.steps as u64 - 1
     }
 
-    /// From rows `[rows, width]` to keep bits and, behind them, the number of boxes that are not settled.
+    /// From rows `[rows, width]` to keep bits and, behind them, those of the step before, from which [`Unsettled`] follows.
     ///
     /// # Errors
     /// If numbers may leave their range; as the engine.
-    pub async fn run<E: Engine>(
-        &self,
-        e: &mut E,
-        scope: &mut Scope,
-        list: &E::V<Full>,
-    ) -> Result<E::V<Full>> {
+    pub async fn run<E: Engine>(&self, e: &mut E, scope: &mut Scope, list: &E::V<Full>) -> Result<Bits<E>> {
         let pairs = sharelens_protocol::order::pairs(self.rows, self.rows)?;
         let column = |e: &mut E, c: usize| e.gather(&[list], &columns(self.rows, self.width, &[c]));
         let corners = [column(e, 0), column(e, 1), column(e, 2), column(e, 3)];
@@ -190,7 +186,7 @@ impl Suppress {
         scope: &mut Scope,
         suppressed: &E::V<Full>,
         invalid: &E::V<Full>,
-    ) -> Result<E::V<Full>> {
+    ) -> Result<Bits<E>> {
         let n = self.rows;
         let mut index = vec![ZERO; n * n];
         let pairs = sharelens_protocol::order::pairs(n, n)?;
@@ -208,23 +204,50 @@ impl Suppress {
             1 => None,
             _ => Some(e.operand(scope.step(), shape, matrix)?),
         };
-        let ones = zeros(e, invalid);
-        let mut keep = e.add_public(&ones, &[1]);
-        let mut unsettled = zeros(e, invalid);
+        let mut keep = Bits::ones(e, n);
+        let mut before = keep.clone();
         for step in 0..self.steps {
             if let (Some(operand), 1..) = (&mut operand, step) {
-                count = e.product(scope.step(), operand, &keep).await?;
+                count = e.product(scope.step(), operand, keep.numbers()).await?;
             }
             let against = e.add(&count, invalid);
             let against = e.reduce(&against);
             let against = e.add_public(&against, &[-1]);
-            let next = e.is_negative(scope.step(), &against).await?;
-            // Even iterates lie above, odd ones below: keep - next is +-1 or 0 throughout.
-            unsettled = if step % 2 == 0 { e.sub(&keep, &next) } else { e.sub(&next, &keep) };
-            keep = next;
+            let next = Bits::negative(e, scope.step(), &against).await?;
+            before = std::mem::replace(&mut keep, next);
         }
-        let total = prefix_sums(e, &unsettled, n);
-        let index: Vec<u32> = (0..n as u32).chain([2 * n as u32 - 1]).collect();
-        Ok(e.gather(&[&keep, &total], &index))
+        Ok(Bits::join(e, &[&keep, &before]))
+    }
+}
+
+/// How many rows a suppression has not settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsettled {
+    /// Rows of its list.
+    pub rows: usize,
+    /// Steps that it took.
+    pub steps: usize,
+}
+
+impl Unsettled {
+    /// Whether the numbers are sane.
+    pub fn is_valid(&self) -> bool {
+        (1..=MAX_ROWS).contains(&self.rows) && (1..=MAX_ROWS).contains(&self.steps)
+    }
+
+    /// From what [`Suppress::run`] yields to one number. Local.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the bits are others.
+    pub fn run<E: Engine>(&self, e: &mut E, bits: &Bits<E>) -> Result<E::V<Full>> {
+        let n = self.rows;
+        if bits.len(e) != 2 * n {
+            return Err(Error::Config(format!("{} bits of {n} rows", bits.len(e))));
+        }
+        let [last, before] = [0, n].map(|from| range(e, bits.numbers(), from, from + n));
+        // Even iterates lie above, odd ones below: the difference is 1 or 0 throughout.
+        let changed = if self.steps % 2 == 1 { e.sub(&before, &last) } else { e.sub(&last, &before) };
+        let total = prefix_sums(e, &changed, n);
+        Ok(e.gather(&[&total], &[n as u32 - 1]))
     }
 }

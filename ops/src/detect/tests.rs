@@ -10,6 +10,7 @@ use sharelens_protocol::ring::Full;
 use super::levels::Levels;
 use super::*;
 use crate::number::{Number, Scope};
+use crate::opened::Bits;
 use crate::plain::{Bounds, Plain, Rounding, Values};
 
 pub fn plain() -> Plain {
@@ -98,14 +99,20 @@ fn suppression_is_the_greedy_one() {
         let got = block_on(stage.run(&mut e, &mut scope, &list.clone().into())).expect("in range");
         let want = greedy(&all, &class, &valid, threshold);
         assert!((1..n as i64).contains(&want.iter().sum()), "a test of nothing");
-        assert_eq!(got.as_slice()[..n], want, "n {n} seed {seed}");
-        assert_eq!(got.as_slice()[n], 0, "all rows are steps enough");
+        assert_eq!(got.numbers().as_slice()[..n], want, "n {n} seed {seed}");
+        let left = Unsettled { rows: n, steps: n }.run(&mut e, &got).expect("as many bits");
+        assert_eq!(left.as_slice(), [0], "all rows are steps enough");
 
-        // One step is not enough, and the count says so.
-        let hasty = Suppress { steps: 1, ..stage };
-        let mut scope = Scope::new(Step::layer(1), *e.bounds());
-        let got = block_on(hasty.run(&mut e, &mut scope, &list.into())).expect("in range");
-        assert!(got.as_slice()[n] > 0);
+        // One step is not enough, and the count says so; where it says nothing, more change nothing.
+        for steps in 1..5 {
+            let hasty = Suppress { steps, ..stage.clone() };
+            let mut scope = Scope::new(Step::layer(1), *e.bounds());
+            let got = block_on(hasty.run(&mut e, &mut scope, &list.clone().into())).expect("in range");
+            let left = Unsettled { rows: n, steps }.run(&mut e, &got).expect("as many bits");
+            let left = left.as_slice()[0];
+            assert!(left > 0 || steps > 1 && left == 0, "{steps}: {left}");
+            assert!(left > 0 || got.numbers().as_slice()[..n] == want, "{steps}: settled, and wrong");
+        }
     }
 }
 
@@ -128,7 +135,7 @@ fn ties_of_the_threshold_are_not_suppressed() {
         let mut e = plain();
         let mut scope = Scope::new(Step::layer(1), *e.bounds());
         let got = block_on(stage.run(&mut e, &mut scope, &integers(&all))).expect("in range");
-        assert_eq!(got.as_slice()[..4], want, "{threshold}");
+        assert_eq!(got.numbers().as_slice()[..4], want, "{threshold}");
     }
     // An overlap of exactly a half.
     let all = [[0.0, 0.0, 3.0, 1.0], [1.0, 0.0, 4.0, 1.0]];
@@ -147,20 +154,21 @@ fn ties_of_the_threshold_are_not_suppressed() {
         let mut e = plain();
         let mut scope = Scope::new(Step::layer(1), *e.bounds());
         let got = block_on(stage.run(&mut e, &mut scope, &integers(&all))).expect("in range");
-        assert_eq!(got.as_slice()[1], want, "{threshold}");
+        assert_eq!(got.numbers().as_slice()[1], want, "{threshold}");
     }
 }
 
 #[test]
 fn the_first_kept_rows_move_to_the_front() {
-    let keep = [0, 1, 1, 0, 0, 1, 0];
+    let keep = [0i64, 1, 1, 0, 0, 1, 0];
     let list: Vec<i64> = (0..7).flat_map(|i| [10 * i, 10 * i + 1, 99]).collect();
     for k in [1, 2, 3, 5, 7] {
         let stage = KeepFirst { rows: 7, width: 3, columns: 2, k };
         let mut e = plain();
         let mut scope = Scope::new(Step::layer(1), *e.bounds());
-        let bits: Vec<i64> = keep.iter().copied().chain([0]).collect();
-        let got = block_on(stage.run(&mut e, &mut scope, &list.clone().into(), &bits.into()));
+        let signs: Vec<i64> = keep.iter().map(|k| -k).collect();
+        let bits = block_on(Bits::negative(&mut e, scope.step(), &signs.into())).expect("in range");
+        let got = block_on(stage.run(&mut e, &mut scope, &list.clone().into(), &bits));
         let mut want: Vec<i64> = [1, 2, 5].iter().flat_map(|i| [10 * i, 10 * i + 1]).collect();
         want.resize(14, 0);
         assert_eq!(got.expect("in range").as_slice(), &want[..2 * k], "{k}");
