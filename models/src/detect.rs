@@ -13,10 +13,11 @@ pub mod settings;
 
 use serde::{Deserialize, Serialize};
 use sharelens_ops::detect::rank::{self, Level};
-use sharelens_protocol::ring::Range;
 
 pub use compare::{Detections, compare};
 pub use settings::Settings;
+
+use crate::stage::StageKind;
 
 /// Scale of coordinates: 1/16384 of a feature cell.
 pub const COORDINATES: f64 = 16_384.0;
@@ -46,7 +47,7 @@ pub enum Stage {
         /// Largest side of an anchor.
         side: f64,
     },
-    /// Rows by descending score to keep bits, and behind them the number of rows that are not settled.
+    /// Rows by descending score to bits, `[2, rows]`: which rows stay, and which ones did a step before.
     Suppress {
         /// Width and height of the picture.
         extent: [f64; 2],
@@ -60,7 +61,12 @@ pub enum Stage {
         /// other.
         score: Option<(f64, usize)>,
     },
-    /// Rows and keep bits to the first `k` kept rows, then zeros.
+    /// The bits of `Suppress` to the number of rows that are not settled.
+    Unsettled {
+        /// Steps that it took.
+        steps: usize,
+    },
+    /// Rows and the bits of `Suppress` to the first `k` kept rows, then zeros.
     KeepFirst {
         /// How many.
         k: usize,
@@ -98,35 +104,18 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// A word for reports.
-    pub const fn label(&self) -> &'static str {
+    /// Which one it is.
+    pub const fn kind(&self) -> StageKind {
         match self {
-            Self::TopAnchors { .. } => "top anchors",
-            Self::Decode { .. } => "decode",
-            Self::Suppress { .. } => "suppress",
-            Self::KeepFirst { .. } => "keep first",
-            Self::RoiAlign { .. } => "roi align",
-            Self::Scores { .. } => "scores",
-            Self::DecodeClasses { .. } => "decode classes",
-            Self::RankDetections => "rank",
-        }
-    }
-
-    /// Domain of input `j`.
-    pub const fn wants(&self, j: usize) -> Range {
-        match (self, j) {
-            (Self::TopAnchors { .. } | Self::Decode { .. } | Self::Scores { .. }, _)
-            | (Self::DecodeClasses { .. }, 1)
-            | (Self::RankDetections, 0) => Range::Reduced,
-            _ => Range::Full,
-        }
-    }
-
-    /// Domain of the result.
-    pub const fn yields(&self) -> Range {
-        match self {
-            Self::TopAnchors { .. } | Self::Scores { .. } => Range::Reduced,
-            _ => Range::Full,
+            Self::TopAnchors { .. } => StageKind::TopAnchors,
+            Self::Decode { .. } => StageKind::Decode,
+            Self::Suppress { .. } => StageKind::Suppress,
+            Self::Unsettled { .. } => StageKind::Unsettled,
+            Self::KeepFirst { .. } => StageKind::KeepFirst,
+            Self::RoiAlign { .. } => StageKind::RoiAlign,
+            Self::Scores { .. } => StageKind::Scores,
+            Self::DecodeClasses { .. } => StageKind::DecodeClasses,
+            Self::RankDetections => StageKind::RankDetections,
         }
     }
 
@@ -143,23 +132,15 @@ impl Stage {
         }
     }
 
-    /// Values that it reads.
-    pub const fn arity(&self) -> usize {
-        match self {
-            Self::Decode { .. } | Self::Suppress { .. } | Self::Scores { .. } => 1,
-            Self::RankDetections => 3,
-            _ => 2,
-        }
-    }
-
     /// Shape of its result for inputs of these shapes.
     ///
     /// # Errors
     ///
     /// What does not fit, in words.
     pub fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>, String> {
-        if inputs.len() != self.arity() {
-            return Err(format!("it has {} inputs, expected {}", inputs.len(), self.arity()));
+        let arity = self.kind().arity();
+        if inputs.len() != arity {
+            return Err(format!("it has {} inputs, expected {arity}", inputs.len()));
         }
         let x = inputs[0];
         let ensure = |ok: bool, why: &str| if ok { Ok(()) } else { Err(format!("{why}; inputs {inputs:?}")) };
@@ -196,10 +177,15 @@ impl Stage {
                     score.is_none_or(|(s, c)| fine(&s, 1.0) && (1..4096).contains(&c)),
                     "its limits are not acceptable",
                 )?;
-                Ok(vec![x[0] + 1])
+                Ok(vec![2, x[0]])
+            }
+            Self::Unsettled { steps } => {
+                let fits = x.len() == 2 && x[0] == 2 && (1..=x[1].max(2)).contains(steps);
+                ensure(fits, "bits or steps do not match")?;
+                Ok(vec![1])
             }
             Self::KeepFirst { k, columns } => {
-                let fits = x.len() == 2 && inputs[1] == [x[0] + 1] && *k > 0 && *k <= x[0];
+                let fits = x.len() == 2 && inputs[1] == [2, x[0]] && *k > 0 && *k <= x[0];
                 ensure(fits && *columns > 0 && *columns <= x[1] && x[1] <= 64, "rows do not match")?;
                 Ok(vec![*k, *columns])
             }

@@ -181,7 +181,7 @@ impl Op {
             Self::Transpose { .. } => "transpose",
             Self::Reshape => "reshape",
             Self::Phases(_) => "conv transpose phases",
-            Self::Detect(stage) => stage.label(),
+            Self::Detect(stage) => stage.kind().label(),
         }
     }
 
@@ -364,7 +364,7 @@ fn check(op: &Op, inputs: &[&[usize]], out: &[usize]) -> Result<(), String> {
     let arity = if let Op::Concat { .. } = op {
         inputs.len().max(1)
     } else if let Op::Detect(stage) = op {
-        stage.arity()
+        stage.kind().arity()
     } else if matches!(op, Op::Add | Op::Sub) {
         2
     } else {

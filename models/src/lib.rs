@@ -43,6 +43,7 @@ pub mod prepare;
 pub mod program;
 pub mod scales;
 pub mod slm;
+pub mod stage;
 pub mod zoo;
 
 pub use arithmetic::Arithmetic;

@@ -116,10 +116,11 @@ impl Lowering<'_> {
                 layer(Instruction::Linear { map, weight_scale }, vec![self.full(source)])
             }
             Op::Detect(stage) => {
-                let inputs = node.inputs.iter().enumerate().map(|(j, &v)| match stage.wants(j) {
-                    Range::Full => self.full(v),
-                    Range::Reduced => self.native[v],
-                });
+                let inputs =
+                    node.inputs.iter().enumerate().map(|(j, &v)| match stage.kind().wants(j).range() {
+                        Range::Full => self.full(v),
+                        Range::Reduced => self.native[v],
+                    });
                 let inputs = inputs.collect();
                 let stage = Box::new(detect::lower::stage(graph, i, self.scales, bounds)?);
                 let limits = detect::lower::limits(graph, i, self.peaks, self.margin);

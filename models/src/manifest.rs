@@ -11,10 +11,10 @@ use crate::error::{Error, Result};
 use crate::graph::{
     FinalActivation, MAX_ELEMENTS, MAX_MACS, MAX_MOVES, MAX_NODES, conv_fits, elements, pool_fits, pool_moves,
 };
-use crate::program::{Instruction, Layer, Program};
+use crate::program::{Instruction, Kind, Layer, Program};
 
 /// Version of the format.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Shapes, scales, moduli, preprocessing, names: all that servers, helper and client agree on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,7 +91,10 @@ impl Manifest {
     pub fn validate(&self) -> Result<()> {
         let bad = |why: String| Err(Error::Manifest(why));
         if self.version != VERSION {
-            return bad(format!("version {}, this is version {VERSION}", self.version));
+            let found = self.version;
+            return bad(format!(
+                "version {found}, this release takes version {VERSION}: share the model again"
+            ));
         }
         let bounds = self.arithmetic.bounds().map_err(|e| Error::Manifest(e.to_string()))?;
         let p = &self.program;
@@ -207,14 +210,10 @@ fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
     ensure(elements(&layer.shape).is_some(), "its shape is not acceptable")?;
     ensure(is_scale(layer.scale), "its scale is not acceptable")?;
     let shapes: Vec<&[usize]> = layer.inputs.iter().map(|&r| p.shape(r)).collect();
-    let ranges: Vec<Range> = layer
-        .inputs
-        .iter()
-        .map(|&r| if r == 0 { Range::Full } else { p.layers[r as usize - 1].range })
-        .collect();
+    let kinds: Vec<Kind> = layer.inputs.iter().map(|&r| p.kind(r)).collect();
     let (x, out) = (shapes[0], layer.shape.as_slice());
     let len = |s: &[usize]| s.iter().product::<usize>();
-    let full = ranges.iter().all(|&r| r == Range::Full);
+    let full = kinds.iter().all(|k| k.serves(Kind::Full));
     let yields = |range: Range| ensure(layer.range == range, "it yields the other domain");
     let same_domain =
         || ensure(layer.range == Range::Reduced || full, "an input is not in the larger domain");
@@ -327,11 +326,17 @@ fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
             )
         }
         Instruction::Detect { stage, limits } => {
-            yields(stage.yields())?;
+            yields(stage.kind().yields().range())?;
             stage.check(&shapes, out)?;
-            let fits =
-                |(j, &range): (usize, &Range)| stage.wants(j) == Range::Reduced || range == Range::Full;
-            ensure(ranges.iter().enumerate().all(fits), "an input is not in the larger domain")?;
+            for (j, kind) in kinds.iter().enumerate() {
+                let wanted = stage.kind().wants(j);
+                let why = match wanted {
+                    // Places follow from these bits and are opened.
+                    Kind::Bits => "it takes numbers for bits that no sign made",
+                    _ => "an input is not in the larger domain",
+                };
+                ensure(kind.serves(wanted), why)?;
+            }
             let sane = |l: &f64| l.is_finite() && (0.0..=1e9).contains(l);
             ensure(limits.len() == shapes.len() && limits.iter().all(sane), "its limits are not acceptable")
         }

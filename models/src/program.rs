@@ -10,10 +10,13 @@ use futures::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
 use sharelens_ops::engine::ProductShape;
 use sharelens_ops::layers::{self, ConvTranspose, MaxPool, Select, WeightedSum, activation, movement};
+use sharelens_ops::opened::Bits;
 use sharelens_ops::plain::Bounds;
 use sharelens_ops::{Engine, Linear};
 use sharelens_protocol::ring::{Full, Range, Reduced};
 use sharelens_protocol::{Error, Result, Step};
+
+pub use crate::stage::Kind;
 
 /// A register: 0 holds the input, `i + 1` what step `i` computes.
 pub type Register = u32;
@@ -48,6 +51,16 @@ pub struct Layer {
     pub range: Range,
     /// Scale of what it yields.
     pub scale: f64,
+}
+
+impl Layer {
+    /// What it yields.
+    pub fn kind(&self) -> Kind {
+        match &self.op {
+            Instruction::Detect { stage, .. } => stage.kind().yields(),
+            _ => self.range.into(),
+        }
+    }
 }
 
 /// What a step does.
@@ -159,17 +172,19 @@ impl Instruction {
             Self::Transpose { .. } => "transpose",
             Self::Reshape => "reshape",
             Self::Phases(_) => "phases",
-            Self::Detect { stage, .. } => stage.label(),
+            Self::Detect { stage, .. } => stage.kind().label(),
         }
     }
 }
 
-/// A value in either domain.
+/// A value of one [`Kind`].
 pub enum Value<E: Engine> {
     /// Input of products.
     Full(E::V<Full>),
     /// Output of a rescale.
     Reduced(E::V<Reduced>),
+    /// Output of a sign.
+    Bits(Bits<E>),
 }
 
 impl<E: Engine> Clone for Value<E> {
@@ -177,6 +192,7 @@ impl<E: Engine> Clone for Value<E> {
         match self {
             Self::Full(v) => Self::Full(v.clone()),
             Self::Reduced(v) => Self::Reduced(v.clone()),
+            Self::Bits(v) => Self::Bits(v.clone()),
         }
     }
 }
@@ -306,6 +322,14 @@ impl Program {
         }
     }
 
+    /// What a register holds. It follows from the instruction alone, so that no manifest can claim it.
+    pub fn kind(&self, register: Register) -> Kind {
+        match register {
+            0 => Kind::Full,
+            r => self.layers[r as usize - 1].kind(),
+        }
+    }
+
     /// Scale of a register.
     pub fn scale(&self, register: Register) -> f64 {
         match register {
@@ -362,13 +386,22 @@ impl Program {
 fn full<E: Engine>(value: Value<E>) -> Result<E::V<Full>> {
     match value {
         Value::Full(v) => Ok(v),
+        Value::Bits(v) => Ok(v.into_numbers()),
         Value::Reduced(_) => Err(Error::Config("a step got a number of the smaller range".into())),
+    }
+}
+
+fn bits<E: Engine>(value: Value<E>) -> Result<Bits<E>> {
+    match value {
+        Value::Bits(v) => Ok(v),
+        _ => Err(Error::Config("a step got numbers where bits are due".into())),
     }
 }
 
 fn reduced<E: Engine>(e: &mut E, value: Value<E>) -> E::V<Reduced> {
     match value {
         Value::Full(v) => e.reduce(&v),
+        Value::Bits(v) => e.reduce(v.numbers()),
         Value::Reduced(v) => v,
     }
 }

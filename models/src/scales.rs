@@ -45,7 +45,7 @@ enum Want {
 
 fn want(op: &Op, input: usize) -> Want {
     match op {
-        Op::Detect(stage) => match stage.wants(input) {
+        Op::Detect(stage) => match stage.kind().wants(input).range() {
             Range::Full => Want::Full,
             Range::Reduced => Want::Reduced,
         },
@@ -123,7 +123,7 @@ impl Scales {
             let Op::Detect(stage) = &node.op else { continue };
             let pin = match stage {
                 Stage::TopAnchors { .. } | Stage::KeepFirst { .. } => continue,
-                Stage::Suppress { .. } => 1.0,
+                Stage::Suppress { .. } | Stage::Unsettled { .. } => 1.0,
                 Stage::Decode { .. } | Stage::DecodeClasses { .. } | Stage::RankDetections => COORDINATES,
                 Stage::RoiAlign { .. } | Stage::Scores { .. } => {
                     let scales = Self::pinned(graph, peaks, bounds, margin, cap, &pins)?;
@@ -261,7 +261,7 @@ fn domains(graph: &Graph, divisor: i64) -> (Vec<Range>, Vec<bool>) {
         let inputs = || node.inputs.iter().map(|&v| range[v]);
         range[i + 1] = match &node.op {
             Op::Relu | Op::Clip { .. } => Range::Full,
-            Op::Detect(stage) => stage.yields(),
+            Op::Detect(stage) => stage.kind().yields().range(),
             Op::Weighted { rows, columns } => match IntegerSum::new(rows, columns, divisor).rescale {
                 Some(_) => Range::Reduced,
                 None => Range::Full,

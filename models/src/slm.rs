@@ -15,7 +15,7 @@ use crate::model::read;
 use crate::prepare::{Calibration, Prepared};
 
 /// Version of the format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Key of the JSON among the metadata.
 const KEY: &str = "sharelens";
 
@@ -93,7 +93,10 @@ impl Prepared {
             })?;
         let header: Header<'_> = serde_json::from_str(json).map_err(|e| bad(&e))?;
         if header.version != VERSION {
-            return Err(Error::Prepared(format!("version {}, this is version {VERSION}", header.version)));
+            let found = header.version;
+            return Err(Error::Prepared(format!(
+                "version {found} of the format, this release reads version {VERSION}: prepare the model again"
+            )));
         }
         let tensors = SafeTensors::deserialize(bytes).map_err(|e| bad(&e))?;
         let floats = |name: &str| -> Result<Vec<f32>> {

@@ -1,7 +1,6 @@
 //! One network from backbone, region proposal network, stages and box head.
 
 use sharelens_ops::detect::rank;
-use sharelens_ops::layers::Select;
 
 use super::{COLUMNS, Settings, Stage};
 use crate::error::{Error, Result};
@@ -54,7 +53,9 @@ pub fn compose(first: Graph, head: &Graph, s: &Settings) -> Result<Graph> {
         steps: s.rpn.steps.min(before.max(2)),
         score: None,
     };
+    let unsettled = Stage::Unsettled { steps: s.rpn.steps.min(before.max(2)) };
     let keep = net.stage("rpn.suppress", suppress, &[boxes])?;
+    let unsettled_proposals = net.stage("rpn.unsettled", unsettled, &[keep])?;
     let proposals = net.stage("rpn.proposals", Stage::KeepFirst { k, columns: 4 }, &[boxes, keep])?;
     let roi = Stage::RoiAlign { extent, bins: s.roi.bins, samples: s.roi.samples, aligned: s.roi.aligned };
     let roi = net.stage("roi_align", roi, &[features, proposals])?;
@@ -85,11 +86,12 @@ pub fn compose(first: Graph, head: &Graph, s: &Settings) -> Result<Graph> {
         steps: s.head.steps.min(rows.max(2)),
         score: Some((s.head.score, classes)),
     };
+    let unsettled = Stage::Unsettled { steps: s.head.steps.min(rows.max(2)) };
     let kept = net.stage("box.suppress", suppress, &[list])?;
+    let unsettled_detections = net.stage("box.unsettled", unsettled, &[kept])?;
     let d = s.head.detections.min(rows);
     let found = net.stage("box.detections", Stage::KeepFirst { k: d, columns: COLUMNS }, &[list, kept])?;
-    let unsettled = [net.last(keep), net.last(kept)];
-    for (name, value) in OUTPUTS.into_iter().zip([found, unsettled[0], unsettled[1]]) {
+    for (name, value) in OUTPUTS.into_iter().zip([found, unsettled_proposals, unsettled_detections]) {
         let original_shape = net.graph.shape(value).to_vec();
         net.graph.outputs.push(Output { name: name.into(), value, original_shape, activation: None });
     }
@@ -123,12 +125,5 @@ impl Composer {
         let shapes: Vec<&[usize]> = inputs.iter().map(|&v| self.graph.shape(v)).collect();
         let shape = stage.shape(&shapes).map_err(|reason| Error::Graph { node: name.into(), reason })?;
         Ok(self.push(name.into(), Op::Detect(stage), inputs, shape))
-    }
-
-    /// The last element of a vector.
-    fn last(&mut self, value: ValueId) -> ValueId {
-        let name = format!("{}.unsettled", self.graph.value_name(value));
-        let select = Select { axes: vec![vec![self.graph.shape(value)[0] as u32 - 1]] };
-        self.push(name, Op::Select(select), &[value], vec![1])
     }
 }

@@ -3,7 +3,7 @@
 use futures::executor::block_on;
 use sharelens_ops::Planner;
 use sharelens_ops::detect::{
-    Decode, DecodeClasses, Extent, KeepFirst, RankDetections, RoiAlign, Suppress, TopAnchors,
+    Decode, DecodeClasses, Extent, KeepFirst, RankDetections, RoiAlign, Suppress, TopAnchors, Unsettled,
 };
 use sharelens_ops::plain::Bounds;
 use sharelens_ops::planner::Length;
@@ -107,6 +107,7 @@ fn lowered(
                 steps: *steps,
             })
         }
+        Stage::Unsettled { steps } => detect::Stage::Unsettled(Unsettled { rows: x[1], steps: *steps }),
         Stage::KeepFirst { k, columns } => {
             detect::Stage::KeepFirst(KeepFirst { rows: x[0], width: x[1], columns: *columns, k: *k })
         }
@@ -156,7 +157,7 @@ pub fn scale(
     let node = &graph.nodes[i];
     let bounds_of = limits(graph, i, peaks, margin);
     let mut planner = Planner::<Z64>::new(Rounds::Balanced);
-    let value = |(j, &v): (usize, &ValueId)| match stage.wants(j) {
+    let value = |(j, &v): (usize, &ValueId)| match stage.kind().wants(j).range() {
         Range::Full => Value::Full(Length::new(graph.len(v))),
         Range::Reduced => Value::Reduced(Length::new(graph.len(v))),
     };

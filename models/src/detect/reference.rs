@@ -36,9 +36,9 @@ pub fn apply(stage: &Stage, inputs: &[&[f64]], shapes: &[&[usize]]) -> Vec<f64> 
                 };
                 keep[i] = f64::from(valid && !(0..i).any(seen));
             }
-            keep.push(0.0);
-            keep
+            [keep.clone(), keep].concat()
         }
+        Stage::Unsettled { .. } => vec![0.0],
         Stage::KeepFirst { k, columns } => {
             let kept = x.chunks_exact(shapes[0][1]).zip(inputs[1]).filter(|(_, keep)| **keep == 1.0);
             let mut out: Vec<f64> = kept.take(*k).flat_map(|(r, _)| &r[..*columns]).copied().collect();

@@ -4,17 +4,18 @@ use serde::{Deserialize, Serialize};
 use sharelens_ops::Engine;
 use sharelens_ops::detect::rank::Level;
 use sharelens_ops::detect::{
-    Decode, DecodeClasses, KeepFirst, RankDetections, RoiAlign, Suppress, TopAnchors,
+    Decode, DecodeClasses, KeepFirst, RankDetections, RoiAlign, Suppress, TopAnchors, Unsettled,
 };
 use sharelens_ops::number::{Number, Scope};
 use sharelens_ops::plain::Bounds;
 use sharelens_ops::real;
-use sharelens_protocol::ring::{Full, Range, Reduced};
+use sharelens_protocol::ring::{Full, Reduced};
 use sharelens_protocol::{Error, Result, Step};
 
-use super::{Value, full, reduced};
+use super::{Value, bits, full, reduced};
+use crate::stage::StageKind;
 
-/// A stage. What it yields is in `Full`, but for the best anchors and the scores.
+/// A stage. [`StageKind`] says what each reads and yields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
@@ -24,6 +25,8 @@ pub enum Stage {
     Decode(Decode),
     /// Which rows stay.
     Suppress(Suppress),
+    /// How many rows a suppression has not settled.
+    Unsettled(Unsettled),
     /// The rows that stay, in front.
     KeepFirst(KeepFirst),
     /// Features of boxes.
@@ -56,35 +59,18 @@ pub struct Given {
 }
 
 impl Stage {
-    /// A word for reports.
-    pub const fn label(&self) -> &'static str {
+    /// Which one it is.
+    pub const fn kind(&self) -> StageKind {
         match self {
-            Self::TopAnchors(_) => "top anchors",
-            Self::Decode(_) => "decode",
-            Self::Suppress(_) => "suppress",
-            Self::KeepFirst(_) => "keep first",
-            Self::RoiAlign(_) => "roi align",
-            Self::Scores { .. } => "scores",
-            Self::DecodeClasses(_) => "decode classes",
-            Self::RankDetections(_) => "rank",
-        }
-    }
-
-    /// Domain of input `j`.
-    pub const fn wants(&self, j: usize) -> Range {
-        match (self, j) {
-            (Self::TopAnchors(_) | Self::Decode(_) | Self::Scores { .. }, _)
-            | (Self::DecodeClasses(_), 1)
-            | (Self::RankDetections(_), 0) => Range::Reduced,
-            _ => Range::Full,
-        }
-    }
-
-    /// Domain of the result.
-    pub const fn yields(&self) -> Range {
-        match self {
-            Self::TopAnchors(_) | Self::Scores { .. } => Range::Reduced,
-            _ => Range::Full,
+            Self::TopAnchors(_) => StageKind::TopAnchors,
+            Self::Decode(_) => StageKind::Decode,
+            Self::Suppress(_) => StageKind::Suppress,
+            Self::Unsettled(_) => StageKind::Unsettled,
+            Self::KeepFirst(_) => StageKind::KeepFirst,
+            Self::RoiAlign(_) => StageKind::RoiAlign,
+            Self::Scores { .. } => StageKind::Scores,
+            Self::DecodeClasses(_) => StageKind::DecodeClasses,
+            Self::RankDetections(_) => StageKind::RankDetections,
         }
     }
 
@@ -97,8 +83,9 @@ impl Stage {
                 (vec![vec![1, h, w, a], vec![1, h, w, 4 * a]], vec![s.k, TopAnchors::WIDTH])
             }
             Self::Decode(s) => (vec![vec![s.rows, TopAnchors::WIDTH]], vec![s.rows, 4]),
-            Self::Suppress(s) => (vec![vec![s.rows, s.width]], vec![s.rows + 1]),
-            Self::KeepFirst(s) => (vec![vec![s.rows, s.width], vec![s.rows + 1]], vec![s.k, s.columns]),
+            Self::Suppress(s) => (vec![vec![s.rows, s.width]], vec![2, s.rows]),
+            Self::Unsettled(s) => (vec![vec![2, s.rows]], vec![1]),
+            Self::KeepFirst(s) => (vec![vec![s.rows, s.width], vec![2, s.rows]], vec![s.k, s.columns]),
             Self::RoiAlign(s) => {
                 let [h, w, c] = s.map;
                 (vec![vec![1, h, w, c], vec![s.boxes, 4]], vec![s.boxes, s.bins, s.bins, c])
@@ -126,6 +113,7 @@ impl Stage {
             Self::TopAnchors(s) => s.is_valid(),
             Self::Decode(s) => s.rows > 0 && s.extent.is_valid() && decodes(s.limit, s.reach) && fine(s.side),
             Self::Suppress(s) => s.is_valid(),
+            Self::Unsettled(s) => s.is_valid(),
             Self::KeepFirst(s) => s.is_valid(),
             Self::RoiAlign(s) => s.is_valid(),
             Self::Scores { classes, floor, scale } => {
@@ -224,9 +212,10 @@ impl Stage {
                 let rows = small(e, scope, x, g)?;
                 (Value::Full(s.run(e, scope, &rows).await?), None)
             }
-            Self::Suppress(s) => (Value::Full(s.run(e, scope, &full(x)?).await?), None),
+            Self::Suppress(s) => (Value::Bits(s.run(e, scope, &full(x)?).await?), None),
+            Self::Unsettled(s) => (Value::Full(s.run(e, &bits(x)?)?), None),
             Self::KeepFirst(s) => {
-                let keep = full(next()?.0)?;
+                let keep = bits(next()?.0)?;
                 (Value::Full(s.run(e, scope, &full(x)?, &keep).await?), None)
             }
             Self::RoiAlign(s) => {
