@@ -17,6 +17,8 @@ pub const MAX_RANK: usize = 8;
 pub const MAX_MOVES: u64 = 1 << 32;
 /// Multiply-accumulates that one run may take.
 pub const MAX_MACS: u64 = 1 << 43;
+/// Most rows of lists that the stages of a detector go through one by one, also when they are planned.
+pub const MAX_ROWS: u64 = 1 << 21;
 
 /// A value: 0 is the network's input, `i + 1` the output of node `i`.
 pub type ValueId = usize;

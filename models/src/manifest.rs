@@ -9,7 +9,8 @@ use crate::arithmetic::Arithmetic;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::graph::{
-    FinalActivation, MAX_ELEMENTS, MAX_MACS, MAX_MOVES, MAX_NODES, conv_fits, elements, pool_fits, pool_moves,
+    FinalActivation, MAX_ELEMENTS, MAX_MACS, MAX_MOVES, MAX_NODES, MAX_ROWS, conv_fits, elements, pool_fits,
+    pool_moves,
 };
 use crate::program::{Instruction, Kind, Layer, Program};
 
@@ -117,6 +118,10 @@ impl Manifest {
         if moves > MAX_MOVES {
             return bad(format!("a run would move {moves} elements, and at most {MAX_MOVES} are accepted"));
         }
+        let rows = sum(rows);
+        if rows > MAX_ROWS {
+            return bad(format!("its stages go through {rows} rows, and at most {MAX_ROWS} are accepted"));
+        }
         let mut weights = Vec::new();
         for (i, layer) in p.layers.iter().enumerate() {
             if let Err(why) = check(p, i, layer) {
@@ -183,6 +188,14 @@ fn moves(layer: &Layer) -> u64 {
         }
         Instruction::Detect { stage, .. } => stage.moves().saturating_add(out),
         _ => out,
+    }
+}
+
+/// How many rows of lists a layer goes through, as it claims.
+fn rows(layer: &Layer) -> u64 {
+    match &layer.op {
+        Instruction::Detect { stage, .. } => stage.rows(),
+        _ => 0,
     }
 }
 

@@ -407,12 +407,18 @@ fn reduced<E: Engine>(e: &mut E, value: Value<E>) -> E::V<Reduced> {
 }
 
 /// Moves numbers within the domain in which they are.
-fn moved<E: Engine>(e: &mut E, x: Value<E>, range: Range, index: &[u32]) -> Result<Value<E>> {
-    Ok(match range {
-        Range::Full => Value::Full(e.gather(&[&full(x)?], index)),
+fn moved<E: Engine>(
+    e: &mut E,
+    x: Value<E>,
+    layer: &Layer,
+    index: impl FnOnce() -> Vec<u32>,
+) -> Result<Value<E>> {
+    let len = layer.shape.iter().product();
+    Ok(match layer.range {
+        Range::Full => Value::Full(e.gather_by(&[&full(x)?], len, index)),
         Range::Reduced => {
             let x = reduced(e, x);
-            Value::Reduced(e.gather(&[&x], index))
+            Value::Reduced(e.gather_by(&[&x], len, index))
         }
     })
 }
@@ -458,8 +464,10 @@ async fn step<E: Engine>(
         }
         &Instruction::Product { m, k, n, factor } => {
             let x = full(x)?;
-            let rows = |from: usize, to: usize| ((from * k) as u32..(to * k) as u32).collect::<Vec<_>>();
-            let (left, right) = (e.gather(&[&x], &rows(0, m)), e.gather(&[&x], &rows(m, m + n)));
+            let mut rows = |from: usize, to: usize| {
+                e.gather_by(&[&x], (to - from) * k, || ((from * k) as u32..(to * k) as u32).collect())
+            };
+            let (left, right) = (rows(0, m), rows(m, m + n));
             let shape = ProductShape { groups: 1, m, k, n, uses: 1 };
             let mut operand = e.operand(calls.step(), shape, right)?;
             let product = e.product(calls.step(), &mut operand, &left).await?;
@@ -504,24 +512,24 @@ async fn step<E: Engine>(
         }
         Instruction::Concat { axis } => {
             let shapes: Vec<Vec<usize>> = shapes.iter().map(|s| s.to_vec()).collect();
-            let index = movement::concat(&shapes, *axis);
+            let (len, index) = (layer.shape.iter().product(), || movement::concat(&shapes, *axis));
             let parts = std::iter::once(x).chain(inputs);
             match layer.range {
                 Range::Full => {
                     let parts = parts.map(full::<E>).collect::<Result<Vec<_>>>()?;
-                    Value::Full(e.gather(&parts.iter().collect::<Vec<_>>(), &index))
+                    Value::Full(e.gather_by(&parts.iter().collect::<Vec<_>>(), len, index))
                 }
                 Range::Reduced => {
                     let parts: Vec<_> = parts.map(|p| reduced(e, p)).collect();
-                    Value::Reduced(e.gather(&parts.iter().collect::<Vec<_>>(), &index))
+                    Value::Reduced(e.gather_by(&parts.iter().collect::<Vec<_>>(), len, index))
                 }
             }
         }
-        Instruction::Select(select) => moved(e, x, layer.range, &select.index(shapes[0]))?,
+        Instruction::Select(select) => moved(e, x, layer, || select.index(shapes[0]))?,
         Instruction::Transpose { permutation } => {
-            moved(e, x, layer.range, &movement::transpose(shapes[0], permutation))?
+            moved(e, x, layer, || movement::transpose(shapes[0], permutation))?
         }
-        Instruction::Phases(t) => moved(e, x, layer.range, &t.index())?,
+        Instruction::Phases(t) => moved(e, x, layer, || t.index())?,
         Instruction::Reshape => match layer.range {
             Range::Full => Value::Full(full(x)?),
             Range::Reduced => Value::Reduced(reduced(e, x)),

@@ -173,3 +173,21 @@ fn orders_of_any_numbers_are_taken_since_keys_are_clamped() {
     ];
     manifest(&[1, 8, 8, 1], layers).validate().expect("sound");
 }
+
+#[test]
+fn planning_is_bounded_before_it_is_done() {
+    // Each of these is a few bytes of a manifest, and a list of a quarter of a million rows to whoever plans it.
+    let levels = sharelens_ops::detect::rank::levels(1 << 18, 1000);
+    let top = TopAnchors { grid: [512, 512], anchors: vec![[0.0, 0.0, 1.0, 1.0]], k: 1000, levels };
+    let repeat = |axes: Vec<Vec<u32>>| Instruction::Select(Select { axes });
+    let side = || (0..512).collect::<Vec<u32>>();
+    let stages = |n: usize| {
+        let deltas =
+            layer(repeat(vec![vec![0], side(), side(), vec![0; 4]]), &[0], &[1, 512, 512, 4], Range::Full);
+        let tops = (0..n).map(|_| stage(Stage::TopAnchors(top.clone()), &[0, 1], &[1000, 8]));
+        manifest(&[1, 512, 512, 1], std::iter::once(deltas).chain(tops).collect())
+    };
+    stages(8).validate().expect("a large detector");
+    let e = stages(9).validate().expect_err("too many rows to be put in order").to_string();
+    assert!(e.contains("rows"), "{e}");
+}

@@ -61,6 +61,24 @@ pub trait Engine {
     /// `out[i] = (parts[0] ++ parts[1] ++ ...)[index[i]]`, or zero where `index[i] ==` [`ZERO`]. Local.
     fn gather<D: Domain>(&mut self, parts: &[&Self::V<D>], index: &[u32]) -> Self::V<D>;
 
+    /// As [`Engine::gather`], for `len` places that are listed only by engines that read them: planning a network takes as
+    /// long as its description is, not as its tensors are. Local.
+    fn gather_by<D: Domain>(
+        &mut self,
+        parts: &[&Self::V<D>],
+        len: usize,
+        index: impl FnOnce() -> Vec<u32>,
+    ) -> Self::V<D> {
+        let index = index();
+        debug_assert_eq!(index.len(), len, "as many places as were said");
+        self.gather(parts, &index)
+    }
+
+    /// As [`Engine::scale_each`], with factors that are listed only by engines that read them. Local.
+    fn scale_by<D: Domain>(&mut self, a: &Self::V<D>, factors: impl FnOnce() -> Vec<i64>) -> Self::V<D> {
+        self.scale_each(a, &factors())
+    }
+
     /// The same numbers in the smaller range. Local.
     fn reduce(&mut self, x: &Self::V<Full>) -> Self::V<Reduced>;
 

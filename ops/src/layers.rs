@@ -60,14 +60,13 @@ pub async fn maximum<E: Engine>(
 
 /// Elements `from..to` of `x`.
 pub(crate) fn range<E: Engine, D: Domain>(e: &mut E, x: &E::V<D>, from: usize, to: usize) -> E::V<D> {
-    let index: Vec<u32> = (from as u32..to as u32).collect();
-    e.gather(&[x], &index)
+    e.gather_by(&[x], to - from, || (from as u32..to as u32).collect())
 }
 
 /// Zeros, as many as `like` has elements. Local.
 pub(crate) fn zeros<E: Engine, D: Domain>(e: &mut E, like: &E::V<D>) -> E::V<D> {
-    let index = vec![ZERO; e.len(like)];
-    e.gather(&[like], &index)
+    let n = e.len(like);
+    e.gather_by(&[like], n, || vec![ZERO; n])
 }
 
 /// Sums of all elements of each run of `group` up to and with each. Local.
@@ -76,19 +75,31 @@ pub(crate) fn prefix_sums<E: Engine, D: Domain>(e: &mut E, x: &E::V<D>, group: u
     let mut step = 1;
     while step < group {
         let earlier = |i: usize| if i % group < step { ZERO } else { (i - step) as u32 };
-        let index: Vec<u32> = (0..e.len(x)).map(earlier).collect();
-        let earlier = e.gather(&[&sums], &index);
+        let n = e.len(x);
+        let earlier = e.gather_by(&[&sums], n, || (0..n).map(earlier).collect());
         sums = e.add(&sums, &earlier);
         step *= 2;
     }
     sums
 }
 
+/// A vector that was joined, in parts of these lengths again. Local.
+pub(crate) fn split<E: Engine, D: Domain, const K: usize>(
+    e: &mut E,
+    v: &E::V<D>,
+    lens: [usize; K],
+) -> [E::V<D>; K] {
+    let mut from = 0;
+    lens.map(|n| {
+        from += n;
+        range(e, v, from - n, from)
+    })
+}
+
 /// All of `parts`, one after the other.
 pub fn join<E: Engine, D: Domain>(e: &mut E, parts: &[&E::V<D>]) -> E::V<D> {
     let total: usize = parts.iter().map(|p| e.len(p)).sum();
-    let index: Vec<u32> = (0..total as u32).collect();
-    e.gather(parts, &index)
+    e.gather_by(parts, total, || (0..total as u32).collect())
 }
 
 #[cfg(test)]

@@ -115,6 +115,19 @@ impl<R: SecureRing> Engine for Planner<R> {
         Length::new(index.len())
     }
 
+    fn gather_by<D: Domain>(
+        &mut self,
+        _: &[&Length<D>],
+        len: usize,
+        _: impl FnOnce() -> Vec<u32>,
+    ) -> Length<D> {
+        Length::new(len)
+    }
+
+    fn scale_by<D: Domain>(&mut self, a: &Length<D>, _: impl FnOnce() -> Vec<i64>) -> Length<D> {
+        *a
+    }
+
     fn reduce(&mut self, x: &Length<Full>) -> Length<Reduced> {
         Length::new(x.n)
     }
@@ -182,7 +195,7 @@ impl<R: SecureRing> Engine for Planner<R> {
         keys: &ShuffledKeys<Length<Reduced>>,
     ) -> Result<Vec<u32>> {
         let n = keys.keys().n;
-        let pairs = order::pairs(group, n)?.len();
+        let pairs = order::count(group, n)?;
         if pairs > 0 {
             self.plan.push(at, Demand::Compare(Comparison { n: pairs, rounds: self.rounds }));
         }
@@ -216,5 +229,58 @@ impl<R: SecureRing> Engine for Planner<R> {
         let left = operand.uses.checked_sub(1);
         operand.uses = left.ok_or_else(|| Error::Config(format!("{at}: an operand used too often")))?;
         Ok(Length::new(operand.out_len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+    use sharelens_protocol::ring::Rns;
+
+    use super::*;
+    use crate::detect::{Extent, Suppress};
+    use crate::layers::{Axis, MaxPool, WeightedSum, Window};
+    use crate::number::Scope;
+    use crate::plain::Bounds;
+
+    /// An engine over lengths that refuses to look at places one by one where a tensor is large.
+    #[test]
+    fn places_are_not_listed() {
+        let mut e = Planner::<Rns>::new(Rounds::Balanced);
+        let unread = || -> Vec<u32> { unreachable!("a plan needs no places") };
+        assert_eq!(e.gather_by(&[&Length::<Full>::new(3)], 1 << 40, unread).n, 1 << 40);
+        // Numbers of elements that no machine could list.
+        let n = 1usize << 40;
+        let pool = Window { input: 2, kernel: 2, stride: 2, dilation: 1, before: 0, output: 1 };
+        let pool = MaxPool { n, c: 1, rows: pool, columns: pool };
+        let out = block_on(pool.run(&mut e, Step::layer(0), &Length::new(4 * n))).expect("planned");
+        assert_eq!(out.n, n);
+        let axis = Axis { input: 2, entries: vec![vec![(0, 1), (1, 1)]] };
+        let sum = WeightedSum { n: 1, c: 1 << 16, rows: axis.clone(), columns: axis };
+        assert_eq!(sum.run(&mut e, &Length::new(4 << 16)).n, 1 << 16);
+    }
+
+    #[test]
+    fn suppression_is_planned_by_its_size() {
+        let bounds = Bounds::rns(&[255, 253, 251, 247], &[241, 239, 233]).expect("fits 64 bits");
+        let rows = 4096;
+        let stage = Suppress {
+            rows,
+            width: 4,
+            extent: Extent { width: 8.0, height: 8.0, scale: 1024.0 },
+            least_side: 1,
+            least: vec![],
+            class: None,
+            classes: 0,
+            threshold: 0.5,
+            steps: 3,
+        };
+        let mut e = Planner::<Rns>::new(Rounds::Balanced);
+        let mut scope = Scope::new(Step::layer(0), bounds);
+        let bits = block_on(stage.run(&mut e, &mut scope, &Length::new(4 * rows))).expect("in range");
+        assert_eq!(bits.len(&e), 2 * rows);
+        let compared =
+            e.finish().demands().values().map(|d| format!("{d:?}")).filter(|d| d.contains("Sign")).count();
+        assert_eq!(compared, 3 + stage.steps, "two bends, the overlaps, and a sign for each step");
     }
 }

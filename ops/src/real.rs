@@ -14,6 +14,7 @@ use sharelens_protocol::ring::{Domain, Full, Reduced};
 use sharelens_protocol::{Error, Result};
 
 use crate::engine::Engine;
+use crate::layers::split;
 use crate::number::{Number, Scope};
 
 pub mod clamp;
@@ -43,16 +44,6 @@ pub const SIGN: u64 = 4;
 /// other factor of a last product is left with room below the unit of the result.
 fn fineness(divisor: f64) -> f64 {
     (divisor / 4.0).min(524_288.0)
-}
-
-/// A vector that was joined, in its parts again.
-fn split<E: Engine, D: Domain, const K: usize>(e: &mut E, v: &E::V<D>, lens: [usize; K]) -> [E::V<D>; K] {
-    let mut from = 0;
-    lens.map(|n| {
-        let index: Vec<u32> = (from as u32..(from + n) as u32).collect();
-        from += n;
-        e.gather(&[v], &index)
-    })
 }
 
 /// Two factors.

@@ -11,14 +11,30 @@ use crate::step::Step;
 /// # Errors
 /// [`Error::Config`] if `group` is 0 or there are too many pairs.
 pub fn pairs(group: usize, n: usize) -> Result<Vec<(u32, u32)>> {
-    if group == 0 || n > 1 << 20 || n.saturating_mul(group) > 1 << 26 {
-        return Err(Error::Config(format!("an order of {n} keys in groups of {group}")));
-    }
+    check(group, n)?;
     let of = |from: usize| {
         let to = (from + group).min(n) as u32;
         (from as u32..to).flat_map(move |i| (i + 1..to).map(move |j| (i, j)))
     };
     Ok((0..n).step_by(group).flat_map(of).collect())
+}
+
+/// How many [`pairs`] there are.
+///
+/// # Errors
+/// As [`pairs`].
+pub fn count(group: usize, n: usize) -> Result<usize> {
+    check(group, n)?;
+    let of = |n: usize| n * n.saturating_sub(1) / 2;
+    let group = group.min(n.max(1));
+    Ok(n / group * of(group) + of(n % group))
+}
+
+fn check(group: usize, n: usize) -> Result<()> {
+    if group == 0 || n > 1 << 20 || n.saturating_mul(group) > 1 << 26 {
+        return Err(Error::Config(format!("an order of {n} keys in groups of {group}")));
+    }
+    Ok(())
 }
 
 /// The indices of each group by descending key. Bit `i` of `smaller` (bit `i % 64` of word `i / 64`) says that
@@ -97,5 +113,8 @@ mod tests {
             assert!(matches!(pairs(group, n), Err(Error::Config(_))), "{n} in groups of {group}");
         }
         assert_eq!(pairs(2, 5).unwrap(), [(0, 1), (2, 3)]);
+        for (group, n) in (1..9).flat_map(|g| (0..30).map(move |n| (g, n))) {
+            assert_eq!(count(group, n), pairs(group, n).map(|p| p.len()), "{n} in groups of {group}");
+        }
     }
 }

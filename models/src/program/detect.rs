@@ -172,6 +172,22 @@ impl Stage {
         }
     }
 
+    /// How many rows are gone through one by one, also by who only plans: everything else of a plan takes no longer than
+    /// its description.
+    pub fn rows(&self) -> u64 {
+        match self {
+            Self::TopAnchors(s) => product(&[s.grid[0], s.grid[1], s.anchors.len()]),
+            Self::Decode(s) => product(&[s.rows, 4]),
+            Self::Suppress(s) => product(&[s.rows, 4]).saturating_add(s.steps as u64),
+            Self::Unsettled(s) => s.rows as u64,
+            Self::KeepFirst(s) => product(&[s.rows, s.width]),
+            Self::RoiAlign(s) => product(&[s.boxes, 4]).saturating_add(product(&[s.bins, s.samples])),
+            Self::Scores { .. } => 1,
+            Self::DecodeClasses(s) => product(&[s.proposals, s.classes, 4]),
+            Self::RankDetections(s) => product(&[s.proposals, s.classes, 8]),
+        }
+    }
+
     /// Multiply-accumulates of products of secrets.
     pub fn macs(&self) -> u64 {
         match self {

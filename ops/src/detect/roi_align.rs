@@ -16,7 +16,7 @@ use sharelens_protocol::{Error, Result};
 
 use super::{Extent, columns};
 use crate::engine::{Engine, ProductShape, ZERO};
-use crate::layers::join;
+use crate::layers::{join, split};
 use crate::number::{Number, Scope};
 
 /// RoIAlign of a list of boxes.
@@ -76,9 +76,10 @@ impl RoiAlign {
         }
         let [rows, cols] = self.hats(e, scope, features, boxes).await?;
         // [k * bins, h] times [h, (c, w)].
-        let index: Vec<u32> =
-            (0..c * w).flat_map(|at| (0..h).map(move |y| ((y * w + at % w) * c + at / w) as u32)).collect();
-        let map = e.gather(&[features.integers()], &index);
+        let turned = || {
+            (0..c * w).flat_map(|at| (0..h).map(move |y| ((y * w + at % w) * c + at / w) as u32)).collect()
+        };
+        let map = e.gather_by(&[features.integers()], h * w * c, turned);
         let shape = ProductShape { groups: 1, m: k * bins, k: h, n: c * w, uses: 1 };
         let mut operand = e.operand(scope.step(), shape, map)?;
         let lines = e.product(scope.step(), &mut operand, rows.integers()).await?;
@@ -86,10 +87,12 @@ impl RoiAlign {
         let shape = ProductShape { groups: k, m: bins * c, k: w, n: bins, uses: 1 };
         let mut operand = e.operand(scope.step(), shape, cols.into_integers())?;
         let out = e.product(scope.step(), &mut operand, &lines).await?;
-        let index: Vec<u32> = (0..k * bins)
-            .flat_map(|line| (0..bins * c).map(move |at| ((line * c + at % c) * bins + at / c) as u32))
-            .collect();
-        let out = e.gather(&[&out], &index);
+        let channels_last = || {
+            let line =
+                |line: usize| (0..bins * c).map(move |at| ((line * c + at % c) * bins + at / c) as u32);
+            (0..k * bins).flat_map(line).collect()
+        };
+        let out = e.gather_by(&[&out], k * bins * bins * c, channels_last);
         let weight = rows.scale();
         let slack = 1.0 + 2.0 * (h.max(w) as f64) / weight;
         let bound = features.bound() * slack * slack;
@@ -124,8 +127,9 @@ impl RoiAlign {
         let fine = parts * unit;
         let start = e.scale(&low, parts);
         let start = if self.aligned { e.add_public(&start, &[-fine / 2]) } else { start };
-        let places: Vec<u32> = (0..2 * k as u32).flat_map(|i| std::iter::repeat_n(i, per_axis)).collect();
-        let (start, size) = (e.gather(&[&start], &places), e.gather(&[&size], &places));
+        let places = || (0..2 * k as u32).flat_map(|i| std::iter::repeat_n(i, per_axis)).collect();
+        let count = 2 * k * per_axis;
+        let (start, size) = (e.gather_by(&[&start], count, places), e.gather_by(&[&size], count, places));
         let steps: Vec<i64> = (0..per_axis as i64).map(|s| 2 * s + 1).collect();
         let size = e.scale_each(&size, &steps);
         let samples = e.add(&start, &size);
@@ -139,9 +143,8 @@ impl RoiAlign {
                 let (b, s) = (s / per_axis, s % per_axis);
                 ((2 * b + axis) * per_axis + s) as u32
             };
-            let index: Vec<u32> =
-                (0..k * per_axis).flat_map(|s| std::iter::repeat_n(line(s), length + 2)).collect();
-            let lines = e.gather(&[&samples], &index);
+            let index = || (0..k * per_axis).flat_map(|s| std::iter::repeat_n(line(s), length + 2)).collect();
+            let lines = e.gather_by(&[&samples], k * per_axis * (length + 2), index);
             let end = length as i64 * fine;
             // The last two make the bit p > length, as integers.
             let offsets: Vec<i64> = (0..length as i64).map(|j| -j * fine).chain([-end, -end - 1]).collect();
@@ -161,10 +164,9 @@ impl RoiAlign {
         let scale = (fine * self.samples as i64) as f64;
         let both = Number::<E, Full>::new(scope, both, scale, 1.0)?;
         let both = both.rescale(e, scope, self.weight_scale(scope, features)).await?.lift(e, scope).await?;
-        let [n, m] = lens.map(|n| n as u32);
-        let cols = both.gather(e, &(0..n).collect::<Vec<_>>());
-        let rows = both.gather(e, &(n..n + m).collect::<Vec<_>>());
-        Ok([rows, cols])
+        let (scale, bound) = (both.scale(), both.bound());
+        let [cols, rows] = split(e, both.integers(), lens);
+        Ok([Number::new(scope, rows, scale, bound)?, Number::new(scope, cols, scale, bound)?])
     }
 
     /// Means of hat functions over the samples of each bin: `[lines / samples, length]`.
@@ -184,15 +186,13 @@ impl RoiAlign {
             let bins = lines / self.samples;
             // Element i of a line shifted: R_{i+by}, zero outside 0..length.
             let shifted = |e: &mut E, by: i64| {
-                let index: Vec<u32> = (0..bins)
-                    .flat_map(|b| {
-                        (0..length as i64).map(move |i| match i + by {
-                            j if (0..length as i64).contains(&j) => (line(b) + j as usize) as u32,
-                            _ => ZERO,
-                        })
+                let of = |b: usize| {
+                    (0..length as i64).map(move |i| match i + by {
+                        j if (0..length as i64).contains(&j) => (line(b) + j as usize) as u32,
+                        _ => ZERO,
                     })
-                    .collect();
-                e.gather(&[bends], &index)
+                };
+                e.gather_by(&[bends], bins * length, || (0..bins).flat_map(of).collect())
             };
             let (before, at, after) = (shifted(e, -1), shifted(e, 0), shifted(e, 1));
             // The first row lacks R_{-1}: 1 - R_0 + R_1. The last one saturates: R_{n-2} - R_{n-1}.
@@ -206,15 +206,11 @@ impl RoiAlign {
             let hats = e.add(&hats, &at);
             let hats = e.add_public(&hats, &first);
             let outside = |e: &mut E, j: usize| {
-                let index: Vec<u32> =
-                    (0..bins)
-                        .flat_map(|b| {
-                            (0..length).map(move |i| {
-                                if i + 1 == length { (line(b) + length + j) as u32 } else { ZERO }
-                            })
-                        })
-                        .collect();
-                e.gather(&[bends], &index)
+                let of = |b: usize| {
+                    let last = move |i: usize| i + 1 == length;
+                    (0..length).map(move |i| if last(i) { (line(b) + length + j) as u32 } else { ZERO })
+                };
+                e.gather_by(&[bends], bins * length, || (0..bins).flat_map(of).collect())
             };
             let (beyond, more) = (outside(e, 0), outside(e, 1));
             let bit = e.sub(&beyond, &more);

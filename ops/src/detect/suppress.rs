@@ -11,13 +11,15 @@
 //! Cost           4 (relu: overlaps, validity) + 4 (relu) + 1 (products) + 4 (signs) + 5 steps - 1 rounds.
 //! Exact          for boxes as they are given, at ties too, but for the threshold's rounding to a public fraction.
 
+use std::cell::LazyCell;
+
 use serde::{Deserialize, Serialize};
 use sharelens_protocol::ring::Full;
-use sharelens_protocol::{Error, Result};
+use sharelens_protocol::{Error, Result, order};
 
 use super::{Extent, columns};
 use crate::engine::{Engine, ProductShape, ZERO};
-use crate::layers::{join, prefix_sums, range, zeros};
+use crate::layers::{join, prefix_sums, range, split, zeros};
 use crate::number::{Number, Scope};
 use crate::opened::Bits;
 
@@ -72,22 +74,24 @@ impl Suppress {
     /// # Errors
     /// If numbers may leave their range; as the engine.
     pub async fn run<E: Engine>(&self, e: &mut E, scope: &mut Scope, list: &E::V<Full>) -> Result<Bits<E>> {
-        let pairs = sharelens_protocol::order::pairs(self.rows, self.rows)?;
+        let (p, n) = (order::count(self.rows, self.rows)?, self.rows);
+        // Listed once, and not at all by who plans.
+        let pairs = LazyCell::new(|| order::pairs(n, n).unwrap_or_default());
+        let first = || pairs.iter().map(|p| p.0).collect::<Vec<u32>>();
+        let second = || pairs.iter().map(|p| p.1).collect::<Vec<u32>>();
         let column = |e: &mut E, c: usize| e.gather(&[list], &columns(self.rows, self.width, &[c]));
         let corners = [column(e, 0), column(e, 1), column(e, 2), column(e, 3)];
         let sides = [e.sub(&corners[2], &corners[0]), e.sub(&corners[3], &corners[1])];
         let corners = self.apart(e, scope, corners, list)?;
 
         // First round of bends: overlaps along each axis, and what makes a row valid.
-        let first: Vec<u32> = pairs.iter().map(|p| p.0).collect();
-        let second: Vec<u32> = pairs.iter().map(|p| p.1).collect();
         let mut bends = Vec::new();
         let mut reach = Vec::new();
         for axis in 0..2 {
             let [low, high] = [&corners[axis], &corners[axis + 2]];
-            let (a, b) = (e.gather(&[low], &first), e.gather(&[low], &second));
+            let (a, b) = (e.gather_by(&[low], p, first), e.gather_by(&[low], p, second));
             bends.push(e.sub(&b, &a));
-            let (c, d) = (e.gather(&[high], &first), e.gather(&[high], &second));
+            let (c, d) = (e.gather_by(&[high], p, first), e.gather_by(&[high], p, second));
             bends.push(e.sub(&c, &d));
             reach.push(e.sub(&c, &a));
         }
@@ -102,7 +106,6 @@ impl Suppress {
         let bends = join(e, &bends.iter().collect::<Vec<_>>());
         let bends = e.reduce(&bends);
         let bends = e.relu(scope.step(), &bends).await?;
-        let (p, n) = (pairs.len(), self.rows);
         let part = |e: &mut E, from: usize, len: usize| range(e, &bends, from, from + len);
         // [v >= least] = relu(v - least + 1) - relu(v - least), since these are integers.
         let none = zeros(e, &sides[0]);
@@ -135,9 +138,11 @@ impl Suppress {
             self.extent.width * self.extent.height,
         )?;
         let (unit, t) = self.fraction(scope, &area)?;
-        let inter = area.gather(e, &(0..p as u32).collect::<Vec<_>>());
-        let of = |index: &[u32]| index.iter().map(|i| p as u32 + i).collect::<Vec<u32>>();
-        let (a, b) = (area.gather(e, &of(&first)), area.gather(e, &of(&second)));
+        let (scale, bound) = (area.scale(), area.bound());
+        let [inter, boxes] = split(e, area.integers(), [p, n]);
+        let number = |v| Number::<E, Full>::new(scope, v, scale, bound);
+        let (a, b) = (e.gather_by(&[&boxes], p, first), e.gather_by(&[&boxes], p, second));
+        let (inter, a, b) = (number(inter)?, number(a)?, number(b)?);
         let sum = a.add(e, scope, &b)?.times(e, scope, t)?;
         let excess = inter.times(e, scope, unit + t)?;
         // Positive where the first suppresses the second; a tie stays exactly zero through the rescale.
@@ -188,15 +193,17 @@ impl Suppress {
         invalid: &E::V<Full>,
     ) -> Result<Bits<E>> {
         let n = self.rows;
-        let mut index = vec![ZERO; n * n];
-        let pairs = sharelens_protocol::order::pairs(n, n)?;
-        pairs.iter().enumerate().for_each(|(at, &(j, i))| index[i as usize * n + j as usize] = at as u32);
-        let matrix = e.gather(&[suppressed], &index);
+        let below = || {
+            let mut index = vec![ZERO; n * n];
+            let pairs = order::pairs(n, n).unwrap_or_default();
+            pairs.iter().enumerate().for_each(|(at, &(j, i))| index[i as usize * n + j as usize] = at as u32);
+            index
+        };
+        let matrix = e.gather_by(&[suppressed], n * n, below);
         // The first step, from all ones: row sums.
         let mut count = zeros(e, invalid);
         for j in 0..n {
-            let column: Vec<u32> = (0..n).map(|i| (i * n + j) as u32).collect();
-            let column = e.gather(&[&matrix], &column);
+            let column = e.gather_by(&[&matrix], n, || (0..n).map(|i| (i * n + j) as u32).collect());
             count = e.add(&count, &column);
         }
         let shape = ProductShape { groups: 1, m: 1, k: n, n, uses: self.steps - 1 };

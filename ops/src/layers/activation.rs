@@ -64,8 +64,7 @@ pub async fn leaky_relu<E: Engine>(
 pub async fn halves<E: Engine>(e: &mut E, at: Step, x: &E::V<Reduced>) -> Result<E::V<Full>> {
     let n = e.len(x) as u32;
     let negated = e.scale(x, -1);
-    let index: Vec<u32> = (0..n).flat_map(|i| [i, n + i]).collect();
-    let pairs = e.gather(&[x, &negated], &index);
+    let pairs = e.gather_by(&[x, &negated], 2 * n as usize, || (0..n).flat_map(|i| [i, n + i]).collect());
     e.relu(Calls::new(at).step(), &pairs).await
 }
 

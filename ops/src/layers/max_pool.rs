@@ -105,7 +105,7 @@ impl Along {
         for tap in 0..self.window.kernel {
             let entries = self.window.tap(tap);
             if !seen.contains(&entries) {
-                taps.push(e.gather(&[x], &self.index(&entries)));
+                taps.push(e.gather_by(&[x], n, || self.index(&entries)));
                 seen.push(entries);
             }
         }

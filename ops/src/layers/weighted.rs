@@ -74,11 +74,12 @@ fn sum<E: Engine>(
     let mut total: Option<E::V<Full>> = None;
     for tap in 0..axis.count() {
         let taps = axis.entries.iter().map(|t| t[tap].0).collect();
-        let mut part = e.gather(&[x], &select(taps).index(shape));
+        let select = select(taps);
+        let mut part = e.gather_by(&[x], select.shape().iter().product(), || select.index(shape));
         let weights: Vec<i64> = axis.entries.iter().map(|t| t[tap].1).collect();
         if weights.iter().any(|&w| w != weights[0]) {
-            let each: Vec<i64> = weights.iter().flat_map(|&w| std::iter::repeat_n(w, inner)).collect();
-            part = e.scale_each(&part, &each);
+            let each = || weights.iter().flat_map(|&w| std::iter::repeat_n(w, inner)).collect();
+            part = e.scale_by(&part, each);
         } else if weights[0] != 1 {
             part = e.scale(&part, weights[0]);
         }

@@ -9,8 +9,9 @@
 use sharelens_protocol::Result;
 use sharelens_protocol::ring::{Full, Reduced};
 
-use super::{check_range, split};
+use super::check_range;
 use crate::engine::Engine;
+use crate::layers::split;
 use crate::number::{Number, Scope};
 
 /// Rounds of each function here.

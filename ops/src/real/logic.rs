@@ -9,9 +9,8 @@
 use sharelens_protocol::ring::{Full, Reduced};
 use sharelens_protocol::{Error, Result};
 
-use super::split;
 use crate::engine::Engine;
-use crate::layers::prefix_sums;
+use crate::layers::{prefix_sums, split};
 use crate::number::{Number, Scope};
 
 /// 1 - bit. Local.
