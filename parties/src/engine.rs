@@ -19,9 +19,10 @@ use sharelens_protocol::ring::{Full, Range, Rns, Z64};
 use sharelens_protocol::secret::Secret;
 use sharelens_protocol::{Channel, Error, Party, Result, Server, Share, Step, share};
 
+use crate::codec;
 use crate::runner::{InputShare, Run, Runner, Sizes};
 
-pub use sharing::{decode_manifest, encode_manifest, open_result, share_image, share_weights, view};
+pub use sharing::{encode_manifest, open_result, share_image, share_weights, view};
 
 /// The engine of this version.
 pub const fn runner() -> impl Runner {
@@ -43,6 +44,33 @@ pub fn plan(manifest: &Manifest) -> crate::Result<BTreeMap<u32, Cost>> {
             let model = Model::new(Z64::new(), manifest)?;
             model.plan.costs(&model.ring)
         }
+    })
+}
+
+/// A manifest as it travels, checked: what it says holds together, nothing is opened but what may be, and its plan can
+/// be made. Servers, helper and clients all do this before they do anything else with it.
+fn check(bytes: &[u8]) -> crate::Result<InRing<Model<Rns>, Model<Z64>>> {
+    let bad = |reason: String| crate::Error::Config { file: "the model's manifest".into(), reason };
+    let manifest: Manifest = codec::decode_value(bytes).map_err(|codec::Bad(e)| bad(e))?;
+    manifest.validate().map_err(|e| bad(e.to_string()))?;
+    let planned = |e: Error| bad(e.to_string());
+    Ok(match &manifest.arithmetic {
+        Arithmetic::Rns(moduli) => {
+            let ring = Rns::new(moduli.clone()).map_err(planned)?;
+            InRing::Rns(Model::new(ring, manifest).map_err(planned)?)
+        }
+        Arithmetic::Z64 => InRing::Z64(Model::new(Z64::new(), manifest).map_err(planned)?),
+    })
+}
+
+/// A manifest from an owner or a node, after the same checks as at the nodes.
+///
+/// # Errors
+/// [`crate::Error::Config`] saying what is wrong with it.
+pub fn decode_manifest(bytes: &[u8]) -> crate::Result<Manifest> {
+    Ok(match check(bytes)? {
+        InRing::Rns(model) => model.manifest,
+        InRing::Z64(model) => model.manifest,
     })
 }
 
@@ -220,11 +248,7 @@ impl Runner for Engine {
     type Store = InRing<Store<Rns>, Store<Z64>>;
 
     fn model(&self, manifest: &[u8]) -> Result<Self::Model> {
-        let manifest = decode_manifest(manifest).map_err(|e| Error::Config(e.to_string()))?;
-        Ok(match &manifest.arithmetic {
-            Arithmetic::Rns(moduli) => InRing::Rns(Model::new(Rns::new(moduli.clone())?, manifest)?),
-            Arithmetic::Z64 => InRing::Z64(Model::new(Z64::new(), manifest)?),
-        })
+        check(manifest).map_err(|e| Error::Config(e.to_string()))
     }
 
     fn sizes(&self, model: &Self::Model) -> Sizes {

@@ -21,17 +21,6 @@ pub fn encode_manifest(manifest: &Manifest) -> Result<Vec<u8>> {
     codec::encode_value(manifest).map_err(|codec::Bad(e)| Error::Internal(e))
 }
 
-/// A manifest from an owner or a node, checked.
-///
-/// # Errors
-/// [`Error::Config`] saying what is wrong with it.
-pub fn decode_manifest(bytes: &[u8]) -> Result<Manifest> {
-    let bad = |reason: String| Error::Config { file: "the model's manifest".into(), reason };
-    let manifest: Manifest = codec::decode_value(bytes).map_err(|codec::Bad(e)| bad(e))?;
-    manifest.validate().map_err(|e| bad(e.to_string()))?;
-    Ok(manifest)
-}
-
 /// Runs `$body` in the ring of a manifest.
 macro_rules! with_ring {
     ($manifest:expr, |$ring:ident| $body:expr) => {
