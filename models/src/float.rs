@@ -1,9 +1,9 @@
 //! The network in floating point: the reference that fixed-point numbers are held against.
 
 use sharelens_ops::ZERO;
-use sharelens_ops::layers::movement;
 use sharelens_ops::plain::gemm::convolve;
 
+use crate::arrange::Arrange;
 use crate::detect::reference;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Parameters, Taps, ValueId};
@@ -125,17 +125,15 @@ fn apply(op: &Op, inputs: &[&[f64]], shapes: &[&[usize]]) -> Vec<f64> {
             let x = along(x, n * shape[1], c, columns);
             along(&x, n, columns.entries.len() * c, rows)
         }
-        Op::Add => x.iter().zip(inputs[1]).map(|(a, b)| a + b).collect(),
-        Op::Sub => x.iter().zip(inputs[1]).map(|(a, b)| a - b).collect(),
-        Op::Concat { axis } => {
-            let shapes: Vec<Vec<usize>> = shapes.iter().map(|s| s.to_vec()).collect();
+        Op::Arrange(Arrange::Add) => x.iter().zip(inputs[1]).map(|(a, b)| a + b).collect(),
+        Op::Arrange(Arrange::Sub) => x.iter().zip(inputs[1]).map(|(a, b)| a - b).collect(),
+        Op::Arrange(moved) => {
             let joined: Vec<f64> = inputs.iter().flat_map(|v| v.iter().copied()).collect();
-            gather(&joined, &movement::concat(&shapes, *axis))
+            match moved.index(shapes) {
+                Some(index) => gather(&joined, &index),
+                None => joined,
+            }
         }
-        Op::Select(select) => gather(x, &select.index(shape)),
-        Op::Transpose { permutation } => gather(x, &movement::transpose(shape, permutation)),
-        Op::Reshape => x.to_vec(),
-        Op::Phases(t) => gather(x, &t.index()),
         Op::Detect(stage) => reference::apply(stage, inputs, shapes),
     }
 }

@@ -1,9 +1,10 @@
 //! A network as data: single-output nodes in order of execution, feature maps as `[n, h, w, c]`.
 
 use serde::{Deserialize, Serialize};
-use sharelens_ops::layers::{ConvTranspose, MaxPool, Select};
+use sharelens_ops::layers::MaxPool;
 use sharelens_protocol::ring::kernel::Conv;
 
+use crate::arrange::Arrange;
 use crate::detect::Stage;
 use crate::error::{Error, Result};
 
@@ -129,26 +130,8 @@ pub enum Op {
         /// From left to right.
         columns: Taps,
     },
-    /// Sum of two values of one shape.
-    Add,
-    /// Difference of two values of one shape.
-    Sub,
-    /// Joined along an axis.
-    Concat {
-        /// Which, in storage order.
-        axis: usize,
-    },
-    /// Padding, slices, repetition.
-    Select(Select),
-    /// Axes in another order.
-    Transpose {
-        /// Axis `i` of the output is axis `permutation[i]` of the input.
-        permutation: Vec<usize>,
-    },
-    /// The same numbers under another shape.
-    Reshape,
-    /// The phases of a transposed convolution put in their places.
-    Phases(ConvTranspose),
+    /// Sums, differences and movements of numbers.
+    Arrange(Arrange),
     /// A stage of a detector.
     Detect(Stage),
 }
@@ -176,13 +159,7 @@ impl Op {
             Self::PRelu { .. } => "prelu",
             Self::MaxPool(_) => "max-pool",
             Self::Weighted { .. } => "weighted sum",
-            Self::Add => "add",
-            Self::Sub => "sub",
-            Self::Concat { .. } => "concat",
-            Self::Select(_) => "select",
-            Self::Transpose { .. } => "transpose",
-            Self::Reshape => "reshape",
-            Self::Phases(_) => "conv transpose phases",
+            Self::Arrange(a) => a.label(),
             Self::Detect(stage) => stage.kind().label(),
         }
     }
@@ -363,14 +340,10 @@ pub fn pool_fits(p: &MaxPool) -> bool {
 }
 
 fn check(op: &Op, inputs: &[&[usize]], out: &[usize]) -> Result<(), String> {
-    let arity = if let Op::Concat { .. } = op {
-        inputs.len().max(1)
-    } else if let Op::Detect(stage) = op {
-        stage.kind().arity()
-    } else if matches!(op, Op::Add | Op::Sub) {
-        2
-    } else {
-        1
+    let arity = match op {
+        Op::Arrange(a) => a.arity().unwrap_or(inputs.len().max(1)),
+        Op::Detect(stage) => stage.kind().arity(),
+        _ => 1,
     };
     if inputs.len() != arity {
         return Err(format!("it has {} inputs, expected {arity}", inputs.len()));
@@ -429,36 +402,7 @@ fn check(op: &Op, inputs: &[&[usize]], out: &[usize]) -> Result<(), String> {
                 && out == [x[0], rows.entries.len(), columns.entries.len(), x[3]],
             "sums do not match",
         ),
-        Op::Add | Op::Sub => unless(x == inputs[1] && x == out, "summands differ in shape"),
-        Op::Concat { axis } => {
-            let axis = *axis;
-            let rest = |s: &[usize]| {
-                s.iter().enumerate().filter(|&(i, _)| i != axis).map(|(_, &d)| d).collect::<Vec<_>>()
-            };
-            unless(
-                axis < out.len()
-                    && inputs.iter().all(|s| s.len() == out.len() && rest(s) == rest(out))
-                    && inputs.iter().map(|s| s[axis]).sum::<usize>() == out[axis],
-                "parts do not fit together",
-            )
-        }
-        Op::Select(s) => unless(s.is_valid(x) && s.shape() == out, "positions do not match"),
-        Op::Transpose { permutation: p } => {
-            let mut sorted = p.clone();
-            sorted.sort_unstable();
-            unless(
-                sorted.iter().copied().eq(0..x.len()) && p.iter().map(|&a| x[a]).eq(out.iter().copied()),
-                "not a permutation of its axes",
-            )
-        }
-        Op::Reshape => unless(len(x) == len(out), "the number of elements changes"),
-        Op::Phases(t) => unless(
-            t.is_valid()
-                && conv_fits(&t.conv())
-                && len(x) == t.conv().out_len()
-                && t.out(0).zip(t.out(1)).is_some_and(|(h, w)| out == [t.n, h, w, t.c_out]),
-            "phases do not match",
-        ),
+        Op::Arrange(a) => a.check(inputs, out),
         Op::Detect(stage) => unless(stage.shape(inputs)? == out, "the result of the stage has another shape"),
     }
 }

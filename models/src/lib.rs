@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arithmetic;
+pub mod arrange;
 pub mod calibrate;
 pub mod check;
 pub mod config;

@@ -167,26 +167,9 @@ impl Lowering<'_> {
                 let sum = WeightedSum { n: shape[0], c: shape[3], rows, columns };
                 layer(Instruction::Weighted { sum, rescale }, vec![self.full(source)])
             }
-            Op::Add
-            | Op::Sub
-            | Op::Concat { .. }
-            | Op::Select(_)
-            | Op::Transpose { .. }
-            | Op::Reshape
-            | Op::Phases(_) => {
-                let op = match &node.op {
-                    Op::Add => Instruction::Add,
-                    Op::Sub => Instruction::Sub,
-                    Op::Concat { axis } => Instruction::Concat { axis: *axis },
-                    Op::Select(s) => Instruction::Select(s.clone()),
-                    Op::Transpose { permutation } => {
-                        Instruction::Transpose { permutation: permutation.clone() }
-                    }
-                    Op::Phases(t) => Instruction::Phases(*t),
-                    _ => Instruction::Reshape,
-                };
+            Op::Arrange(arrange) => {
                 let inputs = (0..node.inputs.len()).map(|j| self.operand(i, j, bounds)).collect();
-                layer(op, inputs)
+                layer(Instruction::Arrange(arrange.clone()), inputs)
             }
         };
         Ok(self.push(done))

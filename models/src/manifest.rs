@@ -228,11 +228,9 @@ fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
     let len = |s: &[usize]| s.iter().product::<usize>();
     let full = kinds.iter().all(|k| k.serves(Kind::Full));
     let yields = |range: Range| ensure(layer.range == range, "it yields the other domain");
-    let same_domain =
-        || ensure(layer.range == Range::Reduced || full, "an input is not in the larger domain");
     let arity = match layer.op {
-        Instruction::Add | Instruction::Sub => 2,
-        Instruction::Concat { .. } | Instruction::Detect { .. } => layer.inputs.len(),
+        Instruction::Arrange(ref a) => a.arity().unwrap_or(layer.inputs.len()),
+        Instruction::Detect { ref stage, .. } => stage.kind().arity(),
         _ => 1,
     };
     ensure(layer.inputs.len() == arity, "it reads too few or too many registers")?;
@@ -300,43 +298,9 @@ fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
             ensure(x == out, "its shapes do not match")
         }
         Instruction::Lift => yields(Range::Full).and(ensure(x == out, "its shapes do not match")),
-        Instruction::Add | Instruction::Sub => {
-            same_domain()?;
-            ensure(x == shapes[1] && x == out, "its shapes do not match")
-        }
-        Instruction::Concat { axis } => {
-            same_domain()?;
-            let axis = *axis;
-            let fits =
-                |s: &&[usize]| s.len() == out.len() && (0..out.len()).all(|a| a == axis || s[a] == out[a]);
-            ensure(axis < out.len() && shapes.iter().all(fits), "its parts do not match")?;
-            ensure(shapes.iter().map(|s| s[axis]).sum::<usize>() == out[axis], "its parts do not add up")
-        }
-        Instruction::Select(s) => {
-            same_domain()?;
-            ensure(s.is_valid(x) && s.shape() == out, "its positions do not match")
-        }
-        Instruction::Transpose { permutation } => {
-            same_domain()?;
-            let mut sorted = permutation.clone();
-            sorted.sort_unstable();
-            ensure(
-                sorted.iter().copied().eq(0..x.len())
-                    && permutation.iter().map(|&a| x[a]).eq(out.iter().copied()),
-                "it is no permutation",
-            )
-        }
-        Instruction::Reshape => same_domain().and(ensure(len(x) == len(out), "its shapes do not match")),
-        Instruction::Phases(t) => {
-            same_domain()?;
-            let size = [t.n, t.h, t.w, t.c_in, t.c_out].into_iter().all(|v| v > 0 && v <= MAX_ELEMENTS);
-            ensure(
-                size && t.is_valid()
-                    && conv_fits(&t.conv())
-                    && len(x) == t.conv().out_len()
-                    && t.out(0).zip(t.out(1)).is_some_and(|(h, w)| out == [t.n, h, w, t.c_out]),
-                "its phases do not match",
-            )
+        Instruction::Arrange(arrange) => {
+            ensure(layer.range == Range::Reduced || full, "an input is not in the larger domain")?;
+            arrange.check(&shapes, out)
         }
         Instruction::Detect { stage, limits } => {
             yields(stage.kind().yields().range())?;

@@ -9,13 +9,14 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
 use sharelens_ops::engine::ProductShape;
-use sharelens_ops::layers::{self, ConvTranspose, MaxPool, Select, WeightedSum, activation, movement};
+use sharelens_ops::layers::{self, MaxPool, WeightedSum, activation};
 use sharelens_ops::opened::Bits;
 use sharelens_ops::plain::Bounds;
 use sharelens_ops::{Engine, Linear};
-use sharelens_protocol::ring::{Full, Range, Reduced};
+use sharelens_protocol::ring::{Domain, Full, Range, Reduced};
 use sharelens_protocol::{Error, Result, Step};
 
+pub use crate::arrange::Arrange;
 pub use crate::stage::Kind;
 
 /// A register: 0 holds the input, `i + 1` what step `i` computes.
@@ -118,26 +119,8 @@ pub enum Instruction {
     },
     /// The same number in `Full`.
     Lift,
-    /// Sum.
-    Add,
-    /// Difference.
-    Sub,
-    /// Joined along an axis.
-    Concat {
-        /// Which.
-        axis: usize,
-    },
-    /// Padding, slices, repetition.
-    Select(Select),
-    /// Axes in another order.
-    Transpose {
-        /// Axis `i` of the output is axis `permutation[i]` of the input.
-        permutation: Vec<usize>,
-    },
-    /// Another shape.
-    Reshape,
-    /// The phases of a transposed convolution put in their places.
-    Phases(ConvTranspose),
+    /// Sums, differences and movements of numbers, all of them local.
+    Arrange(Arrange),
     /// A stage of a detector.
     Detect {
         /// Which.
@@ -165,13 +148,7 @@ impl Instruction {
             Self::Weighted { .. } => "weighted sum",
             Self::Requantise { .. } => "requantise",
             Self::Lift => "lift",
-            Self::Add => "add",
-            Self::Sub => "sub",
-            Self::Concat { .. } => "concat",
-            Self::Select(_) => "select",
-            Self::Transpose { .. } => "transpose",
-            Self::Reshape => "reshape",
-            Self::Phases(_) => "phases",
+            Self::Arrange(a) => a.label(),
             Self::Detect { stage, .. } => stage.kind().label(),
         }
     }
@@ -406,19 +383,25 @@ fn reduced<E: Engine>(e: &mut E, value: Value<E>) -> E::V<Reduced> {
     }
 }
 
-/// Moves numbers within the domain in which they are.
-fn moved<E: Engine>(
+/// Adds or moves numbers within the domain in which they are.
+fn arranged<E: Engine, D: Domain>(
     e: &mut E,
-    x: Value<E>,
+    arrange: &Arrange,
     layer: &Layer,
-    index: impl FnOnce() -> Vec<u32>,
-) -> Result<Value<E>> {
-    let len = layer.shape.iter().product();
-    Ok(match layer.range {
-        Range::Full => Value::Full(e.gather_by(&[&full(x)?], len, index)),
-        Range::Reduced => {
-            let x = reduced(e, x);
-            Value::Reduced(e.gather_by(&[&x], len, index))
+    shapes: &[&[usize]],
+    values: Vec<E::V<D>>,
+) -> Result<E::V<D>> {
+    Ok(match (arrange, &values[..]) {
+        (Arrange::Add, [x, y]) => e.add(x, y),
+        (Arrange::Sub, [x, y]) => e.sub(x, y),
+        (Arrange::Reshape, [x]) => x.clone(),
+        (Arrange::Add | Arrange::Sub | Arrange::Reshape, _) => {
+            return Err(Error::Config("a step lacks an input".into()));
+        }
+        (moved, parts) => {
+            let index = || moved.index(shapes).expect("the others move nothing");
+            let parts: Vec<&E::V<D>> = parts.iter().collect();
+            e.gather_by(&parts, layer.shape.iter().product(), index)
         }
     })
 }
@@ -496,44 +479,19 @@ async fn step<E: Engine>(
             let x = reduced(e, x);
             Value::Full(e.lift(calls.step(), &x).await?)
         }
-        Instruction::Add | Instruction::Sub => {
-            let add = layer.op == Instruction::Add;
-            let y = next()?;
+        Instruction::Arrange(arrange) => {
+            let values = std::iter::once(x).chain(inputs);
             match layer.range {
                 Range::Full => {
-                    let (x, y) = (full(x)?, full(y)?);
-                    Value::Full(if add { e.add(&x, &y) } else { e.sub(&x, &y) })
+                    let values = values.map(full::<E>).collect::<Result<Vec<_>>>()?;
+                    Value::Full(arranged(e, arrange, layer, shapes, values)?)
                 }
                 Range::Reduced => {
-                    let (x, y) = (reduced(e, x), reduced(e, y));
-                    Value::Reduced(if add { e.add(&x, &y) } else { e.sub(&x, &y) })
+                    let values = values.map(|v| reduced(e, v)).collect();
+                    Value::Reduced(arranged(e, arrange, layer, shapes, values)?)
                 }
             }
         }
-        Instruction::Concat { axis } => {
-            let shapes: Vec<Vec<usize>> = shapes.iter().map(|s| s.to_vec()).collect();
-            let (len, index) = (layer.shape.iter().product(), || movement::concat(&shapes, *axis));
-            let parts = std::iter::once(x).chain(inputs);
-            match layer.range {
-                Range::Full => {
-                    let parts = parts.map(full::<E>).collect::<Result<Vec<_>>>()?;
-                    Value::Full(e.gather_by(&parts.iter().collect::<Vec<_>>(), len, index))
-                }
-                Range::Reduced => {
-                    let parts: Vec<_> = parts.map(|p| reduced(e, p)).collect();
-                    Value::Reduced(e.gather_by(&parts.iter().collect::<Vec<_>>(), len, index))
-                }
-            }
-        }
-        Instruction::Select(select) => moved(e, x, layer, || select.index(shapes[0]))?,
-        Instruction::Transpose { permutation } => {
-            moved(e, x, layer, || movement::transpose(shapes[0], permutation))?
-        }
-        Instruction::Phases(t) => moved(e, x, layer, || t.index())?,
-        Instruction::Reshape => match layer.range {
-            Range::Full => Value::Full(full(x)?),
-            Range::Reduced => Value::Reduced(reduced(e, x)),
-        },
         Instruction::Detect { .. } => return Err(Error::Config("a stage was not run".into())),
     })
 }

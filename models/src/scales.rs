@@ -8,6 +8,7 @@ use sharelens_ops::layers::Axis;
 use sharelens_ops::plain::Bounds;
 use sharelens_protocol::ring::Range;
 
+use crate::arrange::Arrange;
 use crate::detect::{COORDINATES, Stage, lower};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, Taps, ValueId};
@@ -267,15 +268,14 @@ fn domains(graph: &Graph, divisor: i64) -> (Vec<Range>, Vec<bool>) {
                 None => Range::Full,
             },
             // Lifting the parts that need it is cheaper than lifting the whole.
-            Op::Concat { .. } if wants_full[i + 1] => Range::Full,
-            Op::Add | Op::Sub | Op::Concat { .. } => {
+            Op::Arrange(Arrange::Concat { .. }) if wants_full[i + 1] => Range::Full,
+            Op::Arrange(_) => {
                 if inputs().all(|r| r == Range::Full) {
                     Range::Full
                 } else {
                     Range::Reduced
                 }
             }
-            Op::Select(_) | Op::Transpose { .. } | Op::Reshape | Op::Phases(_) => range[node.inputs[0]],
             _ => Range::Reduced,
         };
     }

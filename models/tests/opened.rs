@@ -5,7 +5,7 @@ use std::path::Path;
 use sharelens_models::config::Task;
 use sharelens_models::manifest::OutputInfo;
 use sharelens_models::program::detect::Stage;
-use sharelens_models::program::{Instruction, Layer, Program};
+use sharelens_models::program::{Arrange, Instruction, Layer, Program};
 use sharelens_models::{Manifest, Model, Options, prepare};
 use sharelens_ops::detect::{KeepFirst, RankDetections, Suppress, TopAnchors, Unsettled};
 use sharelens_ops::layers::Select;
@@ -56,7 +56,7 @@ fn refused(input_shape: &[usize], layers: Vec<Layer>, what: &str) {
 }
 
 fn reshape(from: u32, shape: &[usize]) -> Layer {
-    layer(Instruction::Reshape, &[from], shape, Range::Full)
+    layer(Instruction::Arrange(Arrange::Reshape), &[from], shape, Range::Full)
 }
 
 #[test]
@@ -65,8 +65,10 @@ fn pixels_are_no_bits() {
     for rows in [1, 2, 32] {
         let picture = [2, rows];
         let first = Select { axes: vec![vec![0], (0..rows as u32).collect()] };
-        let start =
-            vec![layer(Instruction::Select(first), &[0], &[1, rows], Range::Full), reshape(1, &[rows, 1])];
+        let start = vec![
+            layer(Instruction::Arrange(Arrange::Select(first)), &[0], &[1, rows], Range::Full),
+            reshape(1, &[rows, 1]),
+        ];
         let keep = |list: u32, bits: u32| {
             let s = KeepFirst { rows, width: 1, columns: 1, k: rows };
             stage(Stage::KeepFirst(s), &[list, bits], &[rows, 1])
@@ -80,7 +82,7 @@ fn pixels_are_no_bits() {
             Instruction::Relu,
             Instruction::Lift,
             Instruction::Clip { lo: Some(0), hi: Some(1) },
-            Instruction::Reshape,
+            Instruction::Arrange(Arrange::Reshape),
         ] {
             let numbers = layer(op, &[0], &picture, Range::Full);
             refused(&picture, with(vec![numbers, keep(2, 3)]), "numbers for keep bits");
@@ -99,12 +101,12 @@ fn bits_that_were_computed_with_are_no_bits() {
     let bits = suppress as u32 + 1;
     let all: Vec<Vec<u32>> = shape.iter().map(|&n| (0..n as u32).collect()).collect();
     for (op, inputs) in [
-        (Instruction::Reshape, vec![bits]),
-        (Instruction::Add, vec![bits, bits]),
-        (Instruction::Sub, vec![bits, bits]),
-        (Instruction::Select(Select { axes: all }), vec![bits]),
-        (Instruction::Transpose { permutation: vec![0, 1] }, vec![bits]),
-        (Instruction::Concat { axis: 0 }, vec![bits]),
+        (Instruction::Arrange(Arrange::Reshape), vec![bits]),
+        (Instruction::Arrange(Arrange::Add), vec![bits, bits]),
+        (Instruction::Arrange(Arrange::Sub), vec![bits, bits]),
+        (Instruction::Arrange(Arrange::Select(Select { axes: all })), vec![bits]),
+        (Instruction::Arrange(Arrange::Transpose { permutation: vec![0, 1] }), vec![bits]),
+        (Instruction::Arrange(Arrange::Concat { axis: 0 }), vec![bits]),
         (Instruction::Relu, vec![bits]),
         (Instruction::Lift, vec![bits]),
     ] {
@@ -147,7 +149,7 @@ fn orders_of_any_numbers_are_taken_since_keys_are_clamped() {
     let top = TopAnchors { grid: [8, 8], anchors: vec![[0.0, 0.0, 1.0, 1.0]], k: 4, levels: Vec::new() };
     let deltas = Select { axes: vec![vec![0], (0..8).collect(), (0..8).collect(), vec![0; 4]] };
     let layers = vec![
-        layer(Instruction::Select(deltas), &[0], &[1, 8, 8, 4], Range::Full),
+        layer(Instruction::Arrange(Arrange::Select(deltas)), &[0], &[1, 8, 8, 4], Range::Full),
         stage(Stage::TopAnchors(top), &[0, 1], &[4, 8]),
     ];
     manifest(&[1, 8, 8, 1], layers).validate().expect("sound");
@@ -166,7 +168,7 @@ fn orders_of_any_numbers_are_taken_since_keys_are_clamped() {
     let boxes = Select { axes: vec![(0..64).collect(), vec![0; 4]] };
     let layers = vec![
         reshape(0, &[64, 1]),
-        layer(Instruction::Select(boxes), &[1], &[64, 4], Range::Full),
+        layer(Instruction::Arrange(Arrange::Select(boxes)), &[1], &[64, 4], Range::Full),
         stage(Stage::RankDetections(rank), &[1, 2, 2], &[64, 7]),
         stage(Stage::Suppress(suppress), &[3], &[2, 64]),
         stage(Stage::KeepFirst(KeepFirst { rows: 64, width: 7, columns: 6, k: 8 }), &[3, 4], &[8, 6]),
@@ -179,7 +181,7 @@ fn planning_is_bounded_before_it_is_done() {
     // Each of these is a few bytes of a manifest, and a list of a quarter of a million rows to whoever plans it.
     let levels = sharelens_ops::detect::rank::levels(1 << 18, 1000);
     let top = TopAnchors { grid: [512, 512], anchors: vec![[0.0, 0.0, 1.0, 1.0]], k: 1000, levels };
-    let repeat = |axes: Vec<Vec<u32>>| Instruction::Select(Select { axes });
+    let repeat = |axes: Vec<Vec<u32>>| Instruction::Arrange(Arrange::Select(Select { axes }));
     let side = || (0..512).collect::<Vec<u32>>();
     let stages = |n: usize| {
         let deltas =

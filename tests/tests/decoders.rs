@@ -14,7 +14,7 @@ use sharelens::control::{
     Report, SessionId, Start, Upload, Work,
 };
 use sharelens::{Identity, Role, engine};
-use sharelens_models::program::Instruction;
+use sharelens_models::program::{Arrange, Instruction};
 use sharelens_models::{Manifest, Model, Options, Prepared, onnx};
 use sharelens_protocol::Step;
 use sharelens_protocol::cost::Ledger;
@@ -220,7 +220,7 @@ fn manifests_that_ask_for_too_much_are_refused_at_once() {
     many.outputs[0].shape = huge;
     many.validate().expect("one such layer is acceptable");
     let mut transpose = one.clone();
-    transpose.op = Instruction::Transpose { permutation: vec![0, 1] };
+    transpose.op = Instruction::Arrange(Arrange::Transpose { permutation: vec![0, 1] });
     many.program.layers = (0..60_000)
         .map(|i| {
             let mut layer = if i == 0 { one.clone() } else { transpose.clone() };

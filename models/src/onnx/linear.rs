@@ -6,6 +6,7 @@ use sharelens_protocol::ring::kernel::Conv;
 use super::attributes::{Frame, Reason};
 use super::tensor::Array;
 use super::{Call, Handled, Importer, Known};
+use crate::arrange::Arrange;
 use crate::graph::{Op, Parameters, conv_fits};
 
 /// `count` biases, zero where there are none.
@@ -154,7 +155,7 @@ pub(super) fn conv_transpose(net: &mut Importer, call: &Call<'_>) -> Handled {
     let parameters = Parameters { weight: t.weights(&ordered), bias: t.bias(&bias) };
     let shape = vec![n, conv.out_h(), conv.out_w(), conv.c_out];
     let phases = net.push_storage(Op::Linear { conv, parameters }, &[x.id], shape)?;
-    net.push(Op::Phases(t), &[phases], vec![n, c_out, oh, ow]).map(Known::Value)
+    net.push(Op::Arrange(Arrange::Phases(t)), &[phases], vec![n, c_out, oh, ow]).map(Known::Value)
 }
 
 pub(super) fn gemm(net: &mut Importer, call: &Call<'_>) -> Handled {

@@ -6,6 +6,7 @@ use sharelens_ops::layers::Select;
 use super::attributes::Reason;
 use super::tensor::{Array, Data};
 use super::{Call, Handled, Importer, Known, Value, axis_of, storage, storage_axes};
+use crate::arrange::Arrange;
 use crate::graph::{MAX_RANK, Op, elements};
 
 pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
@@ -64,7 +65,7 @@ pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
             let stored = storage_axes(rank);
             let place = |axis: usize| stored.iter().position(|&a| a == axis).unwrap_or(axis);
             let permutation = stored.iter().map(|&a| place(permutation[a])).collect();
-            net.push(Op::Transpose { permutation }, &[x.id], dims).map(Known::Value)
+            net.push(Op::Arrange(Arrange::Transpose { permutation }), &[x.id], dims).map(Known::Value)
         }
         "Concat" => concat(net, call),
         "Pad" => pad(net, call),
@@ -108,14 +109,19 @@ fn reshape(net: &mut Importer, x: &Value, dims: Vec<usize>) -> Handled {
         && c > 1
         && h * w > 1
     {
-        id = net.push_storage(Op::Transpose { permutation: vec![0, 3, 1, 2] }, &[id], vec![n, c, h, w])?;
+        id = net.push_storage(
+            Op::Arrange(Arrange::Transpose { permutation: vec![0, 3, 1, 2] }),
+            &[id],
+            vec![n, c, h, w],
+        )?;
     }
     match dims[..] {
         [n, c, h, w] if c > 1 && h * w > 1 => {
-            let id = net.push_storage(Op::Reshape, &[id], vec![n, c, h, w])?;
-            net.push(Op::Transpose { permutation: vec![0, 2, 3, 1] }, &[id], dims).map(Known::Value)
+            let id = net.push_storage(Op::Arrange(Arrange::Reshape), &[id], vec![n, c, h, w])?;
+            net.push(Op::Arrange(Arrange::Transpose { permutation: vec![0, 2, 3, 1] }), &[id], dims)
+                .map(Known::Value)
         }
-        _ => net.push(Op::Reshape, &[id], dims).map(Known::Value),
+        _ => net.push(Op::Arrange(Arrange::Reshape), &[id], dims).map(Known::Value),
     }
 }
 
@@ -177,7 +183,7 @@ fn concat(net: &mut Importer, call: &Call<'_>) -> Handled {
     }
     let stored = storage_axes(rank).iter().position(|&a| a == axis).unwrap_or(axis);
     let ids: Vec<usize> = parts.iter().map(|p| p.id).collect();
-    net.push(Op::Concat { axis: stored }, &ids, dims).map(Known::Value)
+    net.push(Op::Arrange(Arrange::Concat { axis: stored }), &ids, dims).map(Known::Value)
 }
 
 /// Positions `picked` along one axis of the file's order.
@@ -187,7 +193,7 @@ fn select(net: &mut Importer, x: &Value, axis: usize, picked: Vec<u32>, dims: Ve
     let mut all = Select::all(&storage(&x.dims));
     let stored = storage_axes(x.dims.len()).iter().position(|&a| a == axis).unwrap_or(axis);
     all.axes[stored] = picked;
-    net.push(Op::Select(all), &[x.id], dims)
+    net.push(Op::Arrange(Arrange::Select(all)), &[x.id], dims)
 }
 
 fn pad(net: &mut Importer, call: &Call<'_>) -> Handled {

@@ -3,6 +3,7 @@
 use super::attributes::Reason;
 use super::tensor::Array;
 use super::{Call, Handled, Importer, Known, Value, storage, storage_axes};
+use crate::arrange::Arrange;
 use crate::graph::{Op, Parameters, elements};
 use sharelens_ops::layers::Select;
 
@@ -119,7 +120,7 @@ pub(super) fn arithmetic(net: &mut Importer, call: &Call<'_>) -> Handled {
         ("Div", Ok(x), Err(_)) => scaled(net, &x, call.constant(1)?, true),
         ("Add" | "Sub", Ok(x), Ok(y)) => {
             let (x, y) = broadcast(net, x, y)?;
-            let op = if call.op == "Add" { Op::Add } else { Op::Sub };
+            let op = if call.op == "Add" { Op::Arrange(Arrange::Add) } else { Op::Arrange(Arrange::Sub) };
             net.push(op, &[x.id, y.id], x.dims).map(Known::Value)
         }
         ("Mul" | "Div", Ok(_), Ok(_)) => {
@@ -155,7 +156,7 @@ fn broadcast(net: &mut Importer, x: Value, y: Value) -> Reason<(Value, Value)> {
         let (from, to) = (storage(&v.dims), storage(&dims));
         let axis = |(&f, &t): (&usize, &usize)| (0..t as u32).map(|i| if f == 1 { 0 } else { i }).collect();
         let axes = from.iter().zip(&to).map(axis).collect();
-        net.push(Op::Select(Select { axes }), &[v.id], dims.clone())
+        net.push(Op::Arrange(Arrange::Select(Select { axes })), &[v.id], dims.clone())
     };
     let x = repeat(x)?;
     Ok((x, repeat(y)?))

@@ -4,6 +4,7 @@ use sharelens_ops::layers::{MaxPool, Window};
 
 use super::attributes::Frame;
 use super::{Call, Handled, Importer, Known, axis_of};
+use crate::arrange::Arrange;
 use crate::graph::{Op, Taps};
 
 fn window(frame: &Frame, axis: usize, input: usize) -> Window {
@@ -96,7 +97,7 @@ pub(super) fn global(net: &mut Importer, call: &Call<'_>) -> Handled {
         }
         if call.attributes.int("keepdims", 1) == 0 {
             let mean = net.push(op, &[x.id], vec![n, c, 1, 1])?;
-            return net.push(Op::Reshape, &[mean.id], vec![n, c]).map(Known::Value);
+            return net.push(Op::Arrange(Arrange::Reshape), &[mean.id], vec![n, c]).map(Known::Value);
         }
     }
     net.push(op, &[x.id], vec![n, c, 1, 1]).map(Known::Value)

@@ -5,6 +5,7 @@ use sharelens_ops::layers::Select;
 use super::attributes::Reason;
 use super::tensor::Array;
 use super::{Call, Handled, Importer, Known, axis_of};
+use crate::arrange::Arrange;
 use crate::graph::{Op, Taps};
 
 /// How a position of the output maps to the input, along one axis.
@@ -115,7 +116,7 @@ pub(super) fn resize(net: &mut Importer, call: &Call<'_>) -> Handled {
             let whole = |d: usize| (0..d as u32).collect();
             let axes =
                 vec![whole(dims[0]), map(2).nearest(&rounding)?, map(3).nearest(&rounding)?, whole(dims[1])];
-            Op::Select(Select { axes })
+            Op::Arrange(Arrange::Select(Select { axes }))
         }
         "linear" | "bilinear" => Op::Weighted { rows: map(2).linear()?, columns: map(3).linear()? },
         other => return Err(format!("mode {other} is not supported")),

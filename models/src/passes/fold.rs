@@ -3,6 +3,7 @@
 use sharelens_protocol::ring::kernel::Conv;
 
 use super::{Changes, only_reader, remove};
+use crate::arrange::Arrange;
 use crate::graph::{Graph, Op, Parameters};
 
 pub(super) fn affine(graph: &mut Graph, changes: &mut Changes) {
@@ -60,7 +61,7 @@ fn into_previous(graph: &mut Graph, i: usize) -> bool {
             true
         }
         // Through the phases of a transposed convolution, each of which belongs to one channel.
-        Op::Phases(t) if t.c_out == affine.weight.len() => {
+        Op::Arrange(Arrange::Phases(t)) if t.c_out == affine.weight.len() => {
             let t = *t;
             let before = graph.nodes[value - 1].inputs[0];
             if before == 0 || only_reader(graph, before) != Some(value - 1) {

@@ -3,6 +3,7 @@
 use sharelens_ops::layers::movement::transpose;
 
 use super::{Changes, only_reader, remove};
+use crate::arrange::Arrange;
 use crate::graph::{Graph, Op};
 
 /// Max-pool and ReLU commute; the pool first divides the number of ReLUs by the stride squared.
@@ -42,7 +43,7 @@ pub(super) fn permutation_into_dense(graph: &mut Graph, changes: &mut Changes) {
 
 /// Matches transpose (from `[n, h, w, c]`, batch kept first), reshape to rows, dense.
 fn permuted_input(graph: &mut Graph, i: usize) -> bool {
-    let Op::Transpose { permutation } = &graph.nodes[i].op else { return false };
+    let Op::Arrange(Arrange::Transpose { permutation }) = &graph.nodes[i].op else { return false };
     if permutation.first() != Some(&0) {
         return false;
     }
@@ -50,7 +51,9 @@ fn permuted_input(graph: &mut Graph, i: usize) -> bool {
     let (rows, columns) = (from[0], from[1..].iter().product::<usize>());
     let tail: Vec<usize> = permutation[1..].iter().map(|&a| a - 1).collect();
     let index = transpose(&from[1..], &tail);
-    let Some(reshape) = only_reader(graph, i + 1).filter(|&r| graph.nodes[r].op == Op::Reshape) else {
+    let Some(reshape) =
+        only_reader(graph, i + 1).filter(|&r| graph.nodes[r].op == Op::Arrange(Arrange::Reshape))
+    else {
         return false;
     };
     let Some(dense) = only_reader(graph, reshape + 1) else { return false };
