@@ -213,6 +213,9 @@ pub fn deal<R: Ring>(
     out: &mut Vec<u8>,
 ) {
     let (n, w) = (r.len(), bits::words(r.len()));
+    if n == 0 {
+        return;
+    }
     let mut digits = draw_digits(tree.digits, n, prg, step);
     par::each(n, digits.chunks_exact_mut(n.max(1)).enumerate(), |(d, plane)| {
         for (share, &r) in plane.iter_mut().zip(r) {

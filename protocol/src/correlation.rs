@@ -219,6 +219,11 @@ impl Plan {
         &self.demands
     }
 
+    /// Whether shares are opened at `step` as they are: places of shuffled rows.
+    pub fn opens(&self, step: Step) -> bool {
+        self.openings.contains_key(&step)
+    }
+
     /// Cost by layer.
     pub fn costs<R: SecureRing>(&self, ring: &R) -> BTreeMap<u32, Cost> {
         let mut costs = BTreeMap::<u32, Cost>::new();

@@ -611,7 +611,7 @@ mod tests {
 
     fn check<R: SignRing>(ring: &R) {
         for rounds in [Rounds::Balanced, Rounds::Fewest] {
-            for n in [1, 8, 63, 65, 700] {
+            for n in [0, 1, 8, 63, 65, 700] {
                 let x = numbers(n as u8, n, ring.bound(Range::Reduced));
                 for output in [Output::Bit, Output::Reduced, Output::Full] {
                     let demand = Demand { n, output, rounds };

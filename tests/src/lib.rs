@@ -2,4 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod decoders;
+pub mod hostile;
+pub mod openings;
 pub mod pictures;
