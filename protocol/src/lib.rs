@@ -20,6 +20,8 @@ pub mod mul;
 pub mod order;
 pub mod party;
 pub mod prg;
+#[cfg(test)]
+mod privacy;
 pub mod product;
 pub mod refresh;
 pub mod ring;

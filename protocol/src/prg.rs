@@ -46,8 +46,8 @@ impl Seed {
             .expect("16 bytes are within the output limit of HKDF");
         let prg = Prg {
             cipher: Aes128Enc::new(&key.into()),
-            #[cfg(test)]
-            drawn: std::sync::Mutex::default(),
+            #[cfg(any(test, feature = "insecure-testing"))]
+            tampering: insecure::Tampering::default(),
         };
         zeroize::Zeroize::zeroize(&mut key);
         prg
@@ -60,10 +60,23 @@ impl std::fmt::Debug for Seed {
     }
 }
 
-/// What a stream is used for. Every draw in the code has a purpose of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Purpose {
+macro_rules! purposes {
+    ($($(#[$doc:meta])* $name:ident $(= $number:literal)?,)*) => {
+        /// What a stream is used for. Every draw in the code has a purpose of its own.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum Purpose {
+            $($(#[$doc])* $name $(= $number)?,)*
+        }
+
+        impl Purpose {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+purposes! {
     /// A share of a client's input.
     Input = 1,
     /// A share of a model's weight.
@@ -123,9 +136,8 @@ pub enum Purpose {
 /// Expands a seed.
 pub struct Prg {
     cipher: Aes128Enc,
-    /// Streams drawn, to catch one drawn twice.
-    #[cfg(test)]
-    drawn: std::sync::Mutex<Vec<[u8; 12]>>,
+    #[cfg(any(test, feature = "insecure-testing"))]
+    tampering: insecure::Tampering,
 }
 
 impl Prg {
@@ -143,17 +155,13 @@ impl Prg {
         block[8] = purpose as u8;
         block[9] = plane;
         block[10..12].copy_from_slice(&chunk.to_le_bytes());
-        #[cfg(test)]
-        self.drawn.lock().unwrap().push(block[..12].try_into().unwrap());
-        Stream { cipher: &self.cipher, block, counter: 0 }
-    }
-
-    /// How many streams were drawn, and how many of them more than once.
-    #[cfg(test)]
-    pub fn drawn(&self) -> (usize, usize) {
-        let drawn = self.drawn.lock().unwrap();
-        let distinct: std::collections::BTreeSet<_> = drawn.iter().collect();
-        (drawn.len(), drawn.len() - distinct.len())
+        Stream {
+            cipher: &self.cipher,
+            block,
+            counter: 0,
+            #[cfg(any(test, feature = "insecure-testing"))]
+            script: self.tampering.drawn(block),
+        }
     }
 }
 
@@ -186,6 +194,9 @@ pub struct Stream<'a> {
     cipher: &'a Aes128Enc,
     block: [u8; 16],
     counter: u64,
+    /// What a test says instead of the cipher.
+    #[cfg(any(test, feature = "insecure-testing"))]
+    script: Option<std::sync::Arc<Vec<u8>>>,
 }
 
 impl Stream<'_> {
@@ -198,6 +209,11 @@ impl Stream<'_> {
         const BATCH: usize = 64;
         // Stays in the nearest cache between counting and encrypting.
         const PART: usize = 4 * BATCH;
+        #[cfg(any(test, feature = "insecure-testing"))]
+        if let Some(script) = &self.script {
+            self.counter = insecure::read(script, self.counter, out);
+            return;
+        }
         let (blocks, last) = out.as_chunks_mut::<16>();
         let (parts, rest) = blocks.split_at_mut(blocks.len() / BATCH * BATCH);
         for part in parts.chunks_mut(PART) {
@@ -235,6 +251,90 @@ impl Stream<'_> {
         let mut words = buffer::zeroed(n);
         self.fill(bytemuck::cast_slice_mut(&mut words));
         words
+    }
+}
+
+/// Randomness that a test chooses. Nothing of this is in a build that anybody runs.
+#[cfg(any(test, feature = "insecure-testing"))]
+pub mod insecure {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::{Arc, Mutex};
+
+    use super::{Prg, Purpose};
+
+    /// Which stream of a call: what for, plane (or lane), chunk.
+    pub type Which = (Purpose, u8, u16);
+
+    /// What a generator yields instead of its keystream, and what was drawn from it.
+    #[derive(Default)]
+    pub(super) struct Tampering {
+        all: bool,
+        purposes: BTreeSet<Purpose>,
+        scripts: BTreeMap<Which, Arc<Vec<u8>>>,
+        drawn: Mutex<Vec<[u8; 12]>>,
+    }
+
+    fn which(block: &[u8]) -> Which {
+        let purpose = Purpose::ALL.iter().find(|p| **p as u8 == block[8]);
+        (*purpose.expect("a purpose"), block[9], u16::from_le_bytes([block[10], block[11]]))
+    }
+
+    impl Tampering {
+        /// Notes that a stream is drawn; its bytes, if a test chose them.
+        pub(super) fn drawn(&self, block: [u8; 16]) -> Option<Arc<Vec<u8>>> {
+            let coordinates = block[..12].try_into().expect("12 bytes");
+            self.drawn.lock().expect("no test panics while it holds this").push(coordinates);
+            let which = which(&block);
+            if self.all || self.purposes.contains(&which.0) {
+                return Some(Arc::default());
+            }
+            self.scripts.get(&which).cloned()
+        }
+    }
+
+    /// Fills `out` from `script`, from `counter` blocks on, with zeros behind its end; the blocks read so far.
+    pub(super) fn read(script: &[u8], counter: u64, out: &mut [u8]) -> u64 {
+        let start = 16 * counter as usize;
+        let from = script.get(start..).unwrap_or_default();
+        let known = from.len().min(out.len());
+        out[..known].copy_from_slice(&from[..known]);
+        out[known..].fill(0);
+        counter + out.len().div_ceil(16) as u64
+    }
+
+    impl Prg {
+        /// The same, with zeros for every stream: a party whose own randomness is fixed.
+        #[must_use]
+        pub fn insecure_constant(mut self) -> Self {
+            self.tampering.all = true;
+            self
+        }
+
+        /// The same, with zeros for all streams of one purpose.
+        #[must_use]
+        pub fn insecure_without(mut self, purpose: Purpose) -> Self {
+            self.tampering.purposes.insert(purpose);
+            self
+        }
+
+        /// The same, with these bytes, then zeros, for one stream.
+        #[must_use]
+        pub fn insecure_scripted(mut self, which: Which, bytes: Vec<u8>) -> Self {
+            self.tampering.scripts.insert(which, Arc::new(bytes));
+            self
+        }
+
+        /// The streams that were drawn, each once.
+        pub fn insecure_streams(&self) -> BTreeSet<Which> {
+            self.tampering.drawn.lock().expect("as above").iter().map(|block| which(block)).collect()
+        }
+
+        /// How many streams were drawn, and how many of them more than once.
+        pub fn insecure_drawn(&self) -> (usize, usize) {
+            let drawn = self.tampering.drawn.lock().expect("as above");
+            let distinct: BTreeSet<_> = drawn.iter().collect();
+            (drawn.len(), drawn.len() - distinct.len())
+        }
     }
 }
 

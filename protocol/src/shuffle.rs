@@ -169,6 +169,12 @@ fn permute(n: usize, stream: &mut Stream<'_>) -> Secret<u32> {
     order
 }
 
+/// A server's own permutation, for tests of what it sees.
+#[cfg(test)]
+pub fn own_order(n: usize, prg: &Prg, step: Step) -> Secret<u32> {
+    permute(n, &mut prg.stream(step, Purpose::ShuffleOrder, 0, 0))
+}
+
 /// Uniform numbers by rejection.
 struct Below<'a, 'b> {
     stream: &'a mut Stream<'b>,

@@ -103,6 +103,11 @@ enum Derived {
 }
 
 impl Row {
+    /// The plane whose modulus its shares are taken by.
+    pub const fn plane(self) -> usize {
+        self.plane
+    }
+
     /// The PRG lane: one for each pair of number and plane.
     const fn lane(self) -> usize {
         self.what as usize * 16 + self.plane

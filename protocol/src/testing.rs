@@ -66,6 +66,7 @@ pub fn run<R: Ring, I, T>(
     };
     for tap in &taps {
         let mut steps: Vec<_> = tap.messages.iter().map(|m| m.0).collect();
+        steps.sort();
         steps.dedup();
         assert_eq!(steps.len(), tap.messages.len(), "every message has a step of its own");
     }
