@@ -27,13 +27,28 @@ use sharelens_protocol::ring::{Full, Range, Rns, Z64};
 use sharelens_protocol::secret::Secret;
 use sharelens_protocol::{Channel, Error, Party, Result, Server, Share, Step, lanes};
 
-/// Runs of each input. Pairs of runs that agree are counted, so that few runs say much.
+/// Runs of each input of a small program.
 pub const RUNS: usize = 24;
 /// From how many standard deviations on a message is looked at again. A single bit gets there once in 300,000 times.
 const DEVIATIONS: f64 = 7.5;
-/// How often a message has to be suspicious, each time with fresh randomness, to count as a leak: by chance once in
-/// 10^20 times.
-const AGAIN: u64 = 4;
+
+/// How closely to look.
+#[derive(Clone, Copy, Debug)]
+pub struct Care {
+    /// Runs of each input. Pairs of runs that agree are counted, so that few runs say much, and large messages more.
+    pub runs: usize,
+    /// How often a message has to be suspicious, each time with fresh randomness, to count as a leak.
+    pub again: u64,
+    /// A purpose whose masks are left out, to see whether that is noticed.
+    pub without: Option<Purpose>,
+}
+
+impl Default for Care {
+    /// For small programs, of which millions are tried: one would be called a leak by chance once in 10^20 times.
+    fn default() -> Self {
+        Self { runs: RUNS, again: 4, without: None }
+    }
+}
 
 /// A ring whose opened words can be looked at.
 pub trait Visible: SecureRing {
@@ -124,6 +139,7 @@ struct Subject<'a, R: SecureRing> {
     plan: Plan,
     masks: Vec<Mask<R>>,
     weights: [Vec<Resident<R>>; 2],
+    care: Care,
 }
 
 fn prg(run: u64, who: u8) -> Prg {
@@ -161,13 +177,16 @@ impl<'a, R: Visible> Subject<'a, R> {
             Ok::<_, Error>(loaded)
         };
         let (w0, w1) = block_on(try_join(load(Server::Server0, &mut a), load(Server::Server1, &mut b)))?;
-        Ok(Self { ring, manifest, plan, masks, weights: [w0, w1] })
+        Ok(Self { ring, manifest, plan, masks, weights: [w0, w1], care: Care::default() })
     }
 
     /// One run on these words, with fresh randomness; what both servers sent.
     fn run(&self, words: &[R::Word], run: u64) -> Result<[Sent; 2]> {
         let (ring, program) = (self.ring, &self.manifest.program);
-        let seeds = [prg(run, 10), prg(run, 11)];
+        let seeds = [10, 11].map(|who| match self.care.without {
+            Some(purpose) => prg(run, who).insecure_without(purpose),
+            None => prg(run, who),
+        });
         let stores = [Store::new(usize::MAX), Store::new(usize::MAX)];
         let (mut helper, mut from_helper) = Memory::pair("helper", "server 1");
         let (mut nobody, _) = Memory::pair("nobody", "nobody");
@@ -238,21 +257,29 @@ pub enum Verdict {
 /// # Panics
 /// If something is opened that depends on the input.
 pub fn check(manifest: &Manifest, seed: u64) -> Verdict {
+    check_with(manifest, seed, Care::default())
+}
+
+/// The same, as closely as told.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_with(manifest: &Manifest, seed: u64, care: Care) -> Verdict {
     if let Err(e) = manifest.validate() {
         return Verdict::Refused(e.to_string());
     }
     let refused = |e: Error| Verdict::Refused(e.to_string());
     match &manifest.arithmetic {
         Arithmetic::Rns(moduli) => match Rns::new(moduli.clone()) {
-            Ok(ring) => checked(&ring, manifest, seed).unwrap_or_else(refused),
+            Ok(ring) => checked(&ring, manifest, seed, care).unwrap_or_else(refused),
             Err(e) => refused(e),
         },
-        Arithmetic::Z64 => checked(&Z64::new(), manifest, seed).unwrap_or_else(refused),
+        Arithmetic::Z64 => checked(&Z64::new(), manifest, seed, care).unwrap_or_else(refused),
     }
 }
 
-fn checked<R: Visible>(ring: &R, manifest: &Manifest, seed: u64) -> Result<Verdict> {
-    let subject = Subject::new(ring, manifest)?;
+fn checked<R: Visible>(ring: &R, manifest: &Manifest, seed: u64, care: Care) -> Result<Verdict> {
+    let subject = Subject { care, ..Subject::new(ring, manifest)? };
     let n = manifest.program.input_len();
     // Any words at all, and numbers that are small or all the same: what an attacker would send.
     let any = ring.uniform(Range::Full, prg(seed, 20).at(Step::layer(0), Purpose::Input), n);
@@ -264,10 +291,10 @@ fn checked<R: Visible>(ring: &R, manifest: &Manifest, seed: u64) -> Result<Verdi
         _ => [any, ring.encode(Range::Full, &same).into()],
     };
     let mut suspects: Option<BTreeMap<Step, String>> = None;
-    for again in 0..AGAIN {
+    for again in 0..care.again {
         let runs = opened_twice(&subject, &inputs, 1000 * seed + 1_000_003 * again)?;
         let [a, b] = &runs;
-        let Some(first) = a.first().filter(|_| a.len() > RUNS / 2 && b.len() > RUNS / 2) else {
+        let Some(first) = a.first().filter(|_| a.len() > care.runs / 2 && b.len() > care.runs / 2) else {
             return Ok(Verdict::Refused("its levels lose rows too often to be looked at".into()));
         };
         let mut found = BTreeMap::new();
@@ -294,7 +321,7 @@ fn checked<R: Visible>(ring: &R, manifest: &Manifest, seed: u64) -> Result<Verdi
     panic!("what is opened depends on the input: {:?}", suspects.unwrap_or_default())
 }
 
-/// What is opened in [`RUNS`] runs of each input.
+/// What is opened in several runs of each input.
 fn opened_twice<R: Visible>(
     subject: &Subject<'_, R>,
     inputs: &[Secret<R::Word>; 2],
@@ -302,7 +329,7 @@ fn opened_twice<R: Visible>(
 ) -> Result<[Vec<Opened>; 2]> {
     let mut runs: [Vec<Opened>; 2] = [Vec::new(), Vec::new()];
     for (which, words) in inputs.iter().enumerate() {
-        for run in 0..RUNS as u64 {
+        for run in 0..subject.care.runs as u64 {
             match subject.run(words, first + 2 * run + which as u64 + 5) {
                 Ok(sent) => runs[which].push(opened(subject, &sent)),
                 // Depends on shuffles alone.
