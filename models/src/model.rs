@@ -85,10 +85,19 @@ impl Model {
         if steps == 0 {
             return Err(Error::Config("suppression takes at least one step".into()));
         }
-        for node in &mut self.graph.nodes {
-            if let Op::Detect(detect::Stage::Suppress { steps: own, .. }) = &mut node.op {
-                // Its result has one element per row, and one more.
-                *own = steps.min((node.shape[0] - 1).max(2));
+        for i in 0..self.graph.nodes.len() {
+            let rows = match self.graph.nodes[i].op {
+                Op::Detect(detect::Stage::Suppress { .. }) => self.graph.nodes[i].shape[1],
+                Op::Detect(detect::Stage::Unsettled { .. }) => {
+                    self.graph.shape(self.graph.nodes[i].inputs[0])[1]
+                }
+                _ => continue,
+            };
+            if let Op::Detect(
+                detect::Stage::Suppress { steps: own, .. } | detect::Stage::Unsettled { steps: own },
+            ) = &mut self.graph.nodes[i].op
+            {
+                *own = steps.min(rows.max(2));
             }
         }
         (settings.rpn.steps, settings.head.steps) = (steps, steps);
