@@ -2,6 +2,7 @@
 
 mod annotations;
 mod bench;
+mod client;
 mod cluster;
 mod demo;
 mod draw;
@@ -18,7 +19,7 @@ mod shipped;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use sharelens::Identity;
@@ -48,6 +49,9 @@ enum Command {
     /// Set up and run a node.
     #[command(subcommand)]
     Node(node::Command),
+    /// The key of a client or a model owner.
+    #[command(subcommand)]
+    Client(client::Command),
     /// Bring three nodes together.
     #[command(subcommand)]
     Cluster(cluster::Command),
@@ -115,6 +119,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     match args.command {
         Command::Node(command) => node::run(command, ui, log),
+        Command::Client(command) => client::run(command, ui),
         Command::Cluster(command) => cluster::run(command, ui),
         Command::Model(command) => model::run(command, ui),
         Command::Infer(command) => command.run(ui),
@@ -151,17 +156,6 @@ enum Mode {
     /// A third server deals them.
     #[default]
     Three,
-    /// The two servers make them by oblivious transfer.
-    Two,
-}
-
-impl Mode {
-    fn check(self) -> Result<()> {
-        match self {
-            Self::Three => Ok(()),
-            Self::Two => bail!("--mode two is not in this version: use --mode three"),
-        }
-    }
 }
 
 /// Which arithmetic.

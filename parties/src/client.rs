@@ -12,7 +12,7 @@ use crate::control::{
     Upload, check_name,
 };
 use crate::error::{Code, Error, Result};
-use crate::identity::Identity;
+use crate::identity::{Identity, Pin};
 use crate::transport::{Connection, ControlStream, Endpoint};
 
 /// How long a client waits.
@@ -68,6 +68,8 @@ pub struct Inference {
     pub model: ModelId,
     /// Its public manifest, the same from both servers.
     pub manifest: Vec<u8>,
+    /// The key of whoever shared it, as both servers say.
+    pub owner: Pin,
     /// Both shares of the result.
     pub outputs: [Zeroizing<Vec<u8>>; 2],
     /// What the servers report.
@@ -154,6 +156,7 @@ impl Client {
         Ok(Inference {
             model: accepted.model,
             manifest: accepted.manifest,
+            owner: accepted.owner,
             outputs: [o0, o1],
             reports: [report0, report1],
             offline_seconds,
@@ -199,7 +202,7 @@ impl Client {
         let work = self.patience.work;
         let uploads = streams.iter_mut().map(|(stream, share)| async move {
             for part in manifest.chunks(SLICE).chain(share.chunks(SLICE)) {
-                stream.send_bulk(part.to_vec().into()).await?;
+                stream.send_bulk(bytes::Bytes::from_owner(Zeroizing::new(part.to_vec()))).await?;
                 progress(part.len() as u64);
             }
             stream.set_timeout(work);
@@ -250,7 +253,8 @@ const SLICE: usize = 1 << 20;
 
 async fn send_share(stream: &mut ControlStream, share: &[u8]) -> Result<()> {
     stream.send(&ImageShare { bytes: share.len() as u64 }).await?;
-    stream.send_bulk(share.to_vec().into()).await
+    // A copy that is wiped when it has been sent.
+    stream.send_bulk(bytes::Bytes::from_owner(Zeroizing::new(share.to_vec()))).await
 }
 
 async fn receive(stream: &mut ControlStream, due: usize) -> Result<(Zeroizing<Vec<u8>>, Report)> {

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::identity::{Pin, hex};
 
 /// Changes with every incompatible change of what nodes say to each other.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Which of the three nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -322,6 +322,14 @@ pub struct Limits {
     pub sessions: usize,
     /// Connections of clients and owners at once.
     pub client_connections: usize,
+    /// How many of them one key may have.
+    pub connections_per_key: usize,
+    /// Uploads of models at once, one of each owner.
+    pub uploads: usize,
+    /// Slowest upload that is waited for, in KiB/s on average; a minute is always allowed.
+    pub upload_kib_s: u64,
+    /// Memory for loaded models that no session uses, in MiB; those used longest ago go first.
+    pub loaded_mib: u64,
     /// Longest wait for one message, in seconds.
     pub message_timeout_s: u64,
     /// Longest session, in seconds.
@@ -341,6 +349,10 @@ impl Default for Limits {
         Self {
             sessions: 4,
             client_connections: 64,
+            connections_per_key: 16,
+            uploads: 2,
+            upload_kib_s: 64,
+            loaded_mib: 4096,
             message_timeout_s: 60,
             session_timeout_s: 900,
             connect_timeout_s: 10,
@@ -358,13 +370,16 @@ impl Limits {
     pub(crate) fn session_timeout(&self) -> Duration {
         Duration::from_secs(self.session_timeout_s)
     }
+    /// How long `bytes` may take to arrive, all in all.
+    pub(crate) fn upload_timeout(&self, bytes: u64) -> Duration {
+        self.message_timeout() + Duration::from_secs(bytes / (self.upload_kib_s << 10))
+    }
     pub(crate) fn connect_timeout(&self) -> Duration {
         Duration::from_secs(self.connect_timeout_s)
     }
 }
 
-/// A list of keys, or everyone. Everyone is the default for clients, who get black-box queries and no more,
-/// and for owners, who can only add models under names that nobody has taken.
+/// A list of keys, or everyone. Nobody is the default: `node allow` enrols a key, as do these lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Allow {
@@ -374,11 +389,10 @@ pub struct Allow {
 }
 
 /// See [`Allow`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "\"any\" or a list of pins (64 hexadecimal digits each)")]
 pub enum Allowed {
-    /// Everyone who proves possession of some key.
-    #[default]
+    /// Everyone who proves possession of some key. For trials on one machine.
     #[serde(with = "any_word")]
     Any,
     /// These keys.
@@ -407,6 +421,12 @@ impl Allow {
             Allowed::Any => true,
             Allowed::Pins(pins) => pins.contains(&pin),
         }
+    }
+}
+
+impl Default for Allowed {
+    fn default() -> Self {
+        Self::Pins(Vec::new())
     }
 }
 
@@ -459,6 +479,11 @@ impl NodeConfig {
         Ok(config)
     }
 
+    /// Who is enrolled, beside the data.
+    pub fn enrolled_file(&self) -> PathBuf {
+        self.data_dir.with_file_name("enrolled.toml")
+    }
+
     /// Writes node.toml, replacing what was there.
     ///
     /// # Errors
@@ -487,6 +512,10 @@ impl NodeConfig {
         for (name, n, max) in [
             ("limits.sessions", limits.sessions as u64, 1024),
             ("limits.client_connections", limits.client_connections as u64, 65_536),
+            ("limits.connections_per_key", limits.connections_per_key as u64, 65_536),
+            ("limits.uploads", limits.uploads as u64, 1024),
+            ("limits.upload_kib_s", limits.upload_kib_s, 1 << 30),
+            ("limits.loaded_mib", limits.loaded_mib, 1 << 30),
             ("limits.message_timeout_s", limits.message_timeout_s, 86_400),
             ("limits.session_timeout_s", limits.session_timeout_s, 86_400),
             ("limits.connect_timeout_s", limits.connect_timeout_s, 86_400),
@@ -503,7 +532,7 @@ impl NodeConfig {
     }
 }
 
-fn read_toml<T: DeserializeOwned>(file: &Path) -> Result<T> {
+pub(crate) fn read_toml<T: DeserializeOwned>(file: &Path) -> Result<T> {
     let text = std::fs::read_to_string(file).map_err(|e| Error::config(file, e))?;
     toml::from_str(&text).map_err(|e: toml::de::Error| {
         let line = e.span().map(|s| text[..s.start.min(text.len())].lines().count().max(1));
@@ -512,7 +541,7 @@ fn read_toml<T: DeserializeOwned>(file: &Path) -> Result<T> {
     })
 }
 
-fn write_toml<T: Serialize>(file: &Path, value: &T, head: &str) -> Result<()> {
+pub(crate) fn write_toml<T: Serialize>(file: &Path, value: &T, head: &str) -> Result<()> {
     let text = toml::to_string(value).map_err(|e| Error::Internal(e.to_string()))?;
     std::fs::write(file, format!("{head}{text}")).map_err(|e| Error::config(file, e))
 }
@@ -547,7 +576,7 @@ mod tests {
         let read = load(&text()).unwrap();
         assert_eq!((read.role, read.limits.sessions), (Role::Server1, 4));
         assert!(read.key_file.is_absolute() && read.key_file.ends_with("server1.key"));
-        assert!(text().contains("allow = \"any\""), "{}", text());
+        assert!(text().contains("allow = []"), "nobody is enrolled at first: {}", text());
     }
 
     #[test]
@@ -564,8 +593,9 @@ mod tests {
         bad("sessions = 4", "sesions = 4", "sesions");
         bad("rtt_ms = 1.0", "rtt_ms = -1.0", "rtt_ms");
         bad("rtt_ms = 1.0", "rtt_ms = nan", "rtt_ms");
-        bad("allow = \"any\"", "allow = \"all\"", "any");
-        bad("allow = \"any\"", "allow = [\"12\"]", "pin");
+        bad("allow = []", "allow = \"all\"", "any");
+        bad("allow = []", "allow = [\"12\"]", "pin");
+        bad("uploads = 2", "uploads = 0", "limits.uploads");
         bad("[log]", "[http]\nlisten = \"x\"\n[log]", "not in this version");
         let missing = NodeConfig::load(Path::new("/nowhere/node.toml")).unwrap_err().to_string();
         assert!(missing.contains("/nowhere/node.toml"), "{missing}");
@@ -574,10 +604,10 @@ mod tests {
     #[test]
     fn allowing_some_keys_only() {
         let pin = Pin::of_spki(b"x");
-        let some = text().replacen("allow = \"any\"", &format!("allow = [\"{pin}\"]"), 1);
+        let some = text().replacen("allow = []", &format!("allow = [\"{pin}\"]"), 1);
         let config = load(&some).unwrap();
         assert!(config.clients.contains(pin) && !config.clients.contains(Pin::of_spki(b"y")));
-        assert!(config.owners.contains(Pin::of_spki(b"y")));
+        assert!(!config.owners.contains(pin));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use crate::codec::Message;
 use crate::config::Role;
 use crate::error::{Error, Result};
-use crate::identity::hex;
+use crate::identity::{Pin, hex};
 
 /// Longest name of a model, in bytes.
 pub const MAX_NAME: usize = 64;
@@ -17,7 +17,8 @@ pub const MAX_NAME: usize = 64;
 /// Longest public manifest of a model, in bytes.
 pub const MAX_MANIFEST: usize = 16 << 20;
 
-/// 32 random bytes chosen by the client; never used twice.
+/// Chosen by the client and never used twice: the second in which it was made (8 bytes, big-endian, since 1970), then 24
+/// random bytes. Nodes take ids of their own time only, and remember those, so that none is accepted twice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SessionId(pub [u8; 32]);
 
@@ -27,13 +28,26 @@ impl SessionId {
     /// # Errors
     /// [`Error::Internal`] without entropy.
     pub fn random() -> Result<Self> {
-        crate::identity::random().map(Self)
+        let mut id: [u8; 32] = crate::identity::random()?;
+        id[..8].copy_from_slice(&now().to_be_bytes());
+        Ok(Self(id))
     }
+
+    /// When it was made, in seconds since 1970.
+    pub fn made(&self) -> u64 {
+        u64::from_be_bytes(std::array::from_fn(|i| self.0[i]))
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| d.as_secs())
 }
 
 impl std::fmt::Display for SessionId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&hex(&self.0[..6]))
+        f.write_str(&hex(&self.0[8..14]))
     }
 }
 
@@ -194,6 +208,8 @@ pub struct Accepted {
     pub model: ModelId,
     /// Its public manifest.
     pub manifest: Vec<u8>,
+    /// The key of whoever shared it.
+    pub owner: Pin,
 }
 
 /// Announces a share of an image.

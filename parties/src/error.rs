@@ -53,7 +53,7 @@ pub enum Error {
         found: u32,
     },
     /// The key may not do this here.
-    #[error("key {pin} may not {action} here")]
+    #[error("key {pin} may not {action} here: the node's operator has to enrol it with `node allow`")]
     NotAllowed {
         /// Who asked.
         pin: Pin,
@@ -63,6 +63,16 @@ pub enum Error {
     /// A session id was used before.
     #[error("session {0} was seen before and is refused")]
     Replay(String),
+    /// A session id is not of this node's time.
+    #[error(
+        "the session was made {seconds} s from this node's time, {allowed} s are allowed: set both clocks"
+    )]
+    Clock {
+        /// How far off.
+        seconds: u64,
+        /// How far it may be.
+        allowed: u64,
+    },
     /// All session slots are taken.
     #[error("all {0} sessions are in use: try again later")]
     Busy(usize),
@@ -229,7 +239,7 @@ impl Error {
             Self::Cluster { .. } => Code::Cluster,
             Self::Version { .. } => Code::Version,
             Self::NotAllowed { .. } => Code::NotAllowed,
-            Self::Replay(_) => Code::Replay,
+            Self::Replay(_) | Self::Clock { .. } => Code::Replay,
             Self::Busy(_) => Code::Busy,
             Self::Draining(_) => Code::Draining,
             Self::UnknownModel(_) => Code::UnknownModel,
@@ -244,6 +254,19 @@ impl Error {
             Self::Protocol(P::Correlation { .. }) => Code::Correlation,
             Self::Missing(_) => Code::Missing,
             Self::Internal(_) | Self::Protocol(_) => Code::Internal,
+        }
+    }
+
+    /// The sentence that a peer is told. Files of a node are its operator's business: their names stay in its log.
+    pub fn for_peer(&self) -> String {
+        match self {
+            Self::Storage { .. } => {
+                "the node could not read or write a file, its operator finds which in the log".into()
+            }
+            Self::Config { file, reason } if file.contains(['/', '\\']) || reason.contains(['/', '\\']) => {
+                "the node is not set up as it must be, its operator finds why in the log".into()
+            }
+            other => other.to_string(),
         }
     }
 
@@ -267,6 +290,16 @@ impl Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn peers_learn_no_paths() {
+        let path = std::path::Path::new("/srv/node/data/models/cxr/1.share");
+        for e in [Error::storage(path, "no space left"), Error::config(path, "is missing")] {
+            assert!(e.to_string().contains("/srv"), "the log says which file");
+            assert!(!e.for_peer().contains("srv"), "{}", e.for_peer());
+        }
+        assert_eq!(Error::Busy(3).for_peer(), Error::Busy(3).to_string());
+    }
 
     #[test]
     fn codes_survive_the_wire() {

@@ -9,6 +9,7 @@ pub mod codec;
 pub mod config;
 pub mod control;
 pub mod engine;
+pub mod enrolment;
 pub mod error;
 pub mod identity;
 pub mod local;

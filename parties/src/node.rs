@@ -3,6 +3,7 @@
 //! Server 0 dials server 1, both dial the helper; clients dial. The first message of every stream is a
 //! [`Hello`] that says what the stream is for; who may open which follows from the key of the connection.
 
+mod admission;
 mod helper;
 mod loads;
 mod models;
@@ -14,17 +15,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::{Cluster, NodeConfig, PROTOCOL_VERSION, Role};
 use crate::control::{Hello, Models, Purpose};
+use crate::enrolment::{Enrolment, Right};
 use crate::error::{Code, Error, Result};
 use crate::identity::{Identity, Pin, random};
 use crate::runner::Runner;
 use crate::storage::Storage;
 use crate::transport::{Connection, ControlStream, Endpoint};
 
+use admission::Admission;
 use loads::Loads;
 use models::Catalogue;
 use peers::Peers;
@@ -50,8 +53,10 @@ struct Inner<R: Runner> {
     loads: Loads<R>,
     /// Streams of other nodes that wait for their counterpart of the same session.
     arrivals: Rendezvous<sessions::Arrival>,
-    slots: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
+    admission: Admission,
+    enrolment: Enrolment,
+    /// Manifests are checked one at a time.
+    checking: tokio::sync::Semaphore,
     active: Active,
     draining: watch::Sender<bool>,
 }
@@ -79,10 +84,12 @@ impl<R: Runner> Node<R> {
             peers: Peers::default(),
             storage: Storage::open(&config.data_dir, role)?,
             catalogue: Catalogue::default(),
-            loads: Loads::default(),
-            arrivals: Rendezvous::new(4 * config.limits.sessions),
-            slots: Arc::new(Semaphore::new(config.limits.sessions)),
-            strangers: Arc::new(Semaphore::new(config.limits.client_connections)),
+            loads: Loads::new(config.limits.loaded_mib << 20),
+            // As many as clients can have streams, and nodes.
+            arrivals: Rendezvous::new(4 * (config.limits.sessions + config.limits.client_connections)),
+            admission: Admission::new(&config.limits),
+            enrolment: Enrolment::open(&config)?,
+            checking: tokio::sync::Semaphore::new(1),
             active: Active::default(),
             draining: watch::Sender::new(false),
             cluster,
@@ -159,16 +166,22 @@ async fn accept<R: Runner>(inner: Arc<Inner<R>>) {
             Some(_) = connections.join_next() => continue,
         };
         let Some(incoming) = incoming else { return };
-        // Handshakes cost a little, so their number is limited, too.
-        if connections.len() > inner.config.limits.client_connections + 64 {
-            incoming.refuse();
+        if inner.admission.validates() && incoming.may_retry() {
+            incoming.retry();
             continue;
         }
         let inner = inner.clone();
         connections.spawn(async move {
-            match incoming.handshake(inner.config.limits.connect_timeout()).await {
-                Ok(connection) => serve(inner, connection).await,
-                Err(e) => tracing::warn!("{e}"),
+            let mut handshake = inner.admission.handshake();
+            let shaken = tokio::select! {
+                shaken = incoming.handshake(inner.config.limits.connect_timeout()) => Some(shaken),
+                _ = &mut handshake.evicted => None,
+            };
+            inner.admission.done(&handshake);
+            match shaken {
+                Some(Ok(connection)) => serve(inner, connection).await,
+                Some(Err(e)) => tracing::debug!("{e}"),
+                None => tracing::debug!("a handshake that did not get on made room for others"),
             }
         });
     }
@@ -177,20 +190,24 @@ async fn accept<R: Runner>(inner: Arc<Inner<R>>) {
 /// Serves one connection, dialed or accepted, until it is gone.
 async fn serve<R: Runner>(inner: Arc<Inner<R>>, connection: Connection) {
     let peer = inner.cluster.role_of(connection.pin());
-    let (connection, _slot) = match peer {
+    let (connection, _place) = match peer {
         Some(role) => {
             connection.trust(inner.config.limits.sessions);
             (connection.named(role.to_string()), None)
         }
         None => {
-            let name = format!("client {}", &connection.pin().to_string()[..8]);
-            let connection = connection.named(name);
-            match inner.strangers.clone().try_acquire_owned() {
-                Ok(slot) => (connection, Some(slot)),
-                Err(_) => {
-                    let busy = Error::Busy(inner.config.limits.client_connections);
-                    return connection.close(busy.code(), &busy.to_string());
+            let pin = connection.pin();
+            let connection = connection.named(format!("client {}", &pin.to_string()[..8]));
+            let turned_away = |e: Error| connection.close(e.code(), &e.for_peer());
+            if !inner.enrolment.knows(pin) {
+                return turned_away(Error::NotAllowed { pin, action: "connect".into() });
+            }
+            match inner.admission.connection(pin) {
+                Ok(place) => {
+                    connection.admit();
+                    (connection, Some(place))
                 }
+                Err(e) => return turned_away(e),
             }
         }
     };
@@ -261,11 +278,11 @@ async fn route<R: Runner>(
             helper::load(inner, stream, session, work).await
         }
         (Role::Server0 | Role::Server1, None, Purpose::Infer { model, version, start })
-            if inner.config.clients.contains(connection.pin()) =>
+            if inner.enrolment.may(connection.pin(), Right::Client) =>
         {
             server::infer(inner, stream, session, server::Request { model, version, start }).await
         }
-        (_, None, Purpose::Share(upload)) if inner.config.owners.contains(connection.pin()) => {
+        (_, None, Purpose::Share(upload)) if inner.enrolment.may(connection.pin(), Right::Owner) => {
             models::receive(inner, stream, connection.pin(), upload).await
         }
         (_, None, Purpose::List) if inner.may_list(connection.pin()) => {
@@ -279,7 +296,7 @@ async fn route<R: Runner>(
 
 impl<R: Runner> Inner<R> {
     fn may_list(&self, pin: Pin) -> bool {
-        self.config.clients.contains(pin) || self.config.owners.contains(pin)
+        self.enrolment.knows(pin)
     }
 
     /// A stream of another node that its counterpart of the same session will fetch.

@@ -5,7 +5,9 @@
 //! the node's storage key; role, name, version and owner are authenticated with it, so that a file cannot take
 //! the place of another.
 
-use std::collections::{BTreeMap, HashSet};
+mod seen;
+
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -18,9 +20,11 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::config::Role;
-use crate::control::{ModelId, SessionId, check_name};
+use crate::control::{ModelId, SessionId, check_name, now};
 use crate::error::{Error, Result};
 use crate::identity::{Pin, check_private, hex, random, write_private};
+
+use seen::Seen;
 
 const MAGIC: &[u8; 4] = b"SLS1";
 const HEADER: usize = 4 + 32 + 24;
@@ -33,11 +37,6 @@ pub struct Storage {
     key: Zeroizing<[u8; 32]>,
     index: Mutex<BTreeMap<ModelId, Pin>>,
     seen: Mutex<Seen>,
-}
-
-struct Seen {
-    ids: HashSet<[u8; 32]>,
-    file: File,
 }
 
 /// A model as it was stored.
@@ -66,20 +65,24 @@ impl Storage {
         fs::create_dir_all(&models).map_err(|e| Error::storage(&models, e))?;
         let key = storage_key(&dir.join("storage.key"))?;
         let index = Mutex::new(scan(&models)?);
-        let seen = Mutex::new(Seen::open(&dir.join("sessions.seen"))?);
+        let seen = Mutex::new(Seen::open(&dir.join("sessions"))?);
         Ok(Arc::new(Self { dir: dir.into(), role, key, index, seen }))
     }
 
-    /// Notes a session's id.
+    /// Notes a session's id, durably.
     ///
     /// # Errors
-    /// [`Error::Replay`] if it was seen before, also before a restart.
+    /// As [`Seen::note`].
     pub fn first_use(&self, id: SessionId) -> Result<()> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if !seen.ids.insert(id.0) {
-            return Err(Error::Replay(id.to_string()));
-        }
-        seen.file.write_all(&id.0).map_err(|e| Error::storage(&self.dir.join("sessions.seen"), e))
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).note(id, now())
+    }
+
+    /// The key of whoever shared a model.
+    ///
+    /// # Errors
+    /// [`Error::UnknownModel`].
+    pub fn owner(&self, id: &ModelId) -> Result<Pin> {
+        self.index().get(id).copied().ok_or_else(|| Error::UnknownModel(id.to_string()))
     }
 
     /// All models, in order.
@@ -234,25 +237,6 @@ impl Drop for Staged {
     }
 }
 
-impl Seen {
-    fn open(path: &Path) -> Result<Self> {
-        let mut bytes = Vec::new();
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)
-            .map_err(|e| Error::storage(path, e))?;
-        file.read_to_end(&mut bytes).map_err(|e| Error::storage(path, e))?;
-        let (ids, torn) = bytes.as_chunks::<32>();
-        if !torn.is_empty() {
-            // A crash in the middle of an entry: complete it, so that the next ones stay aligned.
-            file.write_all(&vec![0; 32 - torn.len()]).map_err(|e| Error::storage(path, e))?;
-        }
-        Ok(Self { ids: ids.iter().copied().collect(), file })
-    }
-}
-
 fn storage_key(path: &Path) -> Result<Zeroizing<[u8; 32]>> {
     if !path.exists() {
         write_private(path, &*Zeroizing::new(random::<32>()?))?;
@@ -378,25 +362,5 @@ mod tests {
         // The same file at a node with another role.
         let other = Storage::open(dir.path(), Role::Server0).unwrap();
         assert!(other.load(&id(1)).is_err());
-    }
-
-    #[test]
-    fn sessions_are_seen_once_even_after_a_crash() {
-        let dir = tempfile::tempdir().unwrap();
-        let [a, b] = [1, 2].map(|x| SessionId([x; 32]));
-        let storage = Storage::open(dir.path(), Role::Server0).unwrap();
-        storage.first_use(a).unwrap();
-        assert!(matches!(storage.first_use(a), Err(Error::Replay(_))));
-        drop(storage);
-        let file = dir.path().join("sessions.seen");
-        let mut torn = fs::read(&file).unwrap();
-        torn.extend([9; 5]);
-        fs::write(&file, torn).unwrap();
-        let storage = Storage::open(dir.path(), Role::Server0).unwrap();
-        storage.first_use(b).unwrap();
-        let storage = Storage::open(dir.path(), Role::Server0).unwrap();
-        for id in [a, b] {
-            assert!(matches!(storage.first_use(id), Err(Error::Replay(_))));
-        }
     }
 }

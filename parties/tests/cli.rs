@@ -290,7 +290,22 @@ fn a_detector_is_prepared_shared_run_and_judged() {
     ok(&["cluster", "create", "--cards", &cards[0], &cards[1], &cards[2], "-o", &cluster]);
     let nodes = run_nodes(dir.path(), &cluster);
     let with = ["--cluster", &cluster, "--dir", &key];
-    ok(&[&["model", "share", &model, "--name", "cells"], &with[..]].concat());
+    // Nobody is served until the operators have enrolled the key, which running nodes notice by themselves.
+    let share = [&["model", "share", &model, "--name", "cells"], &with[..]].concat();
+    assert!(fails(&share).contains("node allow"));
+    let init = ["client", "init", "--name", "clinic", "--dir", &key, "--card-dir", &path("")];
+    assert!(ok(&init).contains("node allow"));
+    let configs = ROLES.map(|r| path(&format!("{r}/node.toml")));
+    let enrol = |right: &str| {
+        for config in &configs {
+            ok(&["node", "allow", &path("clinic.card"), "--as", right, "--config", config]);
+        }
+    };
+    enrol("client");
+    assert!(fails(&share).contains("share a model"), "clients may not");
+    enrol("owner");
+    ok(&share);
+    assert!(ok(&["node", "clients", "--config", &configs[0]]).contains("client, owner"));
     let (out, coco) = (path("out"), path("coco.json"));
     let files = ["--out", &out, "--coco", &coco];
     let secure = json(&ok(&[&["infer", "--model", "cells"], &with[..], &files, &judged].concat()));

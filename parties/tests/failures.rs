@@ -233,6 +233,16 @@ impl Nodes {
         this.ready();
         let (model, cluster) = (this.files.path("model.slm"), this.cluster_file());
         let key = ["--dir", text(this.files.0.path())];
+        // The running nodes learn who may share models and ask them.
+        let card = this.files.path("net-clinic.card");
+        let init = ["client", "init", "--name", "net-clinic", "--card-dir", text(this.files.0.path())];
+        ok(&[&init, &key[..]].concat());
+        for role in Role::ALL {
+            let config = this.home(role).join("node.toml");
+            for right in ["client", "owner"] {
+                ok(&["node", "allow", text(&card), "--as", right, "--config", text(&config)]);
+            }
+        }
         let share = ["model", "share", text(&model), "--cluster", &cluster, "--name", "net"];
         ok(&[&share, &key[..]].concat());
         this
@@ -322,7 +332,8 @@ impl Nodes {
     }
 
     fn seen(&self, role: Role) -> u64 {
-        fs::metadata(self.home(role).join("data/sessions.seen")).map_or(0, |m| m.len())
+        let files = fs::read_dir(self.home(role).join("data/sessions")).into_iter().flatten().flatten();
+        files.map(|f| f.metadata().map_or(0, |m| m.len())).sum()
     }
 }
 
@@ -410,9 +421,14 @@ fn noise(n: usize, seed: u64) -> Vec<u8> {
 fn garbage_and_replays_do_not_stop_a_node() {
     let mut nodes = Nodes::start();
     let runtime = tokio::runtime::Runtime::new().unwrap();
+    // An enrolled client that sends garbage: strangers may open no stream.
     let stranger = Arc::new(Identity::generate().unwrap());
+    for role in Role::ALL {
+        let config = nodes.home(role).join("node.toml");
+        ok(&["node", "allow", &stranger.pin().to_string(), "--config", text(&config)]);
+    }
     runtime.block_on(async {
-        // The key of a node of the cluster, then any key.
+        // The key of a node of the cluster, then that of the client.
         let server0 = Arc::new(Identity::load(&nodes.home(Role::Server0).join("server0.key")).unwrap());
         for (who, to) in [
             (&server0, Role::Server1),
@@ -447,13 +463,13 @@ fn garbage_and_replays_do_not_stop_a_node() {
     }
     nodes.serve();
 
+    let session = SessionId::random().unwrap();
     let replayed = |nodes: &Nodes| {
         runtime.block_on(async {
             let connection = connect(nodes, Role::Server0, &stranger).await;
             let mut stream = connection.open(Duration::from_secs(5)).await.unwrap();
             let purpose = Purpose::Infer { model: "net".into(), version: None, start: Start::Prepared };
             let cluster = nodes.cluster().hash();
-            let session = SessionId([7; 32]);
             stream.send(&Hello { version: PROTOCOL_VERSION, cluster, session, purpose }).await.unwrap();
             stream.recv::<Go>().await.unwrap_err()
         })

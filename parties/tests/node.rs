@@ -47,6 +47,7 @@ impl Nodes {
             config.link.idle_timeout_s = 2.0;
             config.link.keep_alive_s = 0.5;
             config.cluster = "../cluster.toml".into();
+            (config.clients.allow, config.owners.allow) = (Allowed::Any, Allowed::Any);
             change(&mut config);
             config.save(&home.join("node.toml")).unwrap();
             let identity = Identity::load_or_create(&home.join(&config.key_file)).unwrap();
@@ -366,20 +367,24 @@ async fn a_session_cannot_be_replayed() {
     let mut nodes = Nodes::start().await;
     nodes.share("toy", 1, "toy:10").await.unwrap();
     let who = Arc::new(Identity::generate().unwrap());
-    let request = |session: [u8; 32]| {
+    let session = SessionId::random().unwrap();
+    let request = |session: SessionId| {
         move |h: &mut Hello| {
-            h.session = SessionId(session);
+            h.session = session;
             h.purpose = Purpose::Infer { model: "toy".into(), version: None, start: Start::Prepared };
         }
     };
     // The helper of this test waits for a Go and gets the acceptance instead.
-    let first = hello_as(&nodes, Role::Server0, &who, request([7; 32])).await;
+    let first = hello_as(&nodes, Role::Server0, &who, request(session)).await;
     assert_eq!(first.code(), Code::Malformed, "{first}");
-    let again = hello_as(&nodes, Role::Server0, &who, request([7; 32])).await;
+    let again = hello_as(&nodes, Role::Server0, &who, request(session)).await;
     assert_eq!(again.code(), Code::Replay, "{again}");
     nodes.restart(Role::Server0).await;
-    let again = hello_as(&nodes, Role::Server0, &who, request([7; 32])).await;
+    let again = hello_as(&nodes, Role::Server0, &who, request(session)).await;
     assert_eq!(again.code(), Code::Replay, "{again}");
+    // An id of another time is one that may have been forgotten.
+    let other = hello_as(&nodes, Role::Server0, &who, request(SessionId([7; 32]))).await;
+    assert!(other.code() == Code::Replay && other.to_string().contains("clocks"), "{other}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -444,4 +449,158 @@ fn a_key_that_is_not_the_pinned_one_does_not_start() {
             assert!(e.contains(part), "{e}");
         }
     });
+}
+
+/// A client's request that is made to `roles` alone and then left.
+async fn lonely(
+    nodes: &Nodes,
+    client: &Arc<Identity>,
+    role: Role,
+    model: &str,
+) -> sharelens::transport::ControlStream {
+    let endpoint = Endpoint::dialing(client.clone(), &LinkConfig::default()).unwrap();
+    let card = nodes.cluster.card(role);
+    let wait = Duration::from_secs(5);
+    let connection = endpoint.connect("it", &card.public, card.pin, wait).await.unwrap();
+    let mut stream = connection.open(wait).await.unwrap();
+    let purpose = Purpose::Infer { model: model.into(), version: None, start: Start::Prepared };
+    let session = SessionId::random().unwrap();
+    stream
+        .send(&Hello { version: PROTOCOL_VERSION, cluster: nodes.cluster.hash(), session, purpose })
+        .await
+        .unwrap();
+    stream
+}
+
+/// Nodes at which only the owner of the test and `client` are enrolled.
+async fn closed(client: &Arc<Identity>, change: impl Fn(&mut NodeConfig)) -> Nodes {
+    let pin = client.pin();
+    Nodes::start_with(|c| {
+        c.clients.allow = Allowed::Pins(vec![pin]);
+        c.owners.allow = Allowed::Pins(vec![pin]);
+        change(c);
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_shut_nobody_out() {
+    let client = Arc::new(Identity::generate().unwrap());
+    let nodes = closed(&client, |c| c.limits.client_connections = 8).await;
+    nodes.share_as(&client, "toy", 1, "toy:100").await.unwrap();
+    // More connections than there are places, each under a key of its own, and kept by their makers.
+    let card = nodes.cluster.card(Role::Server0);
+    let mut kept = Vec::new();
+    for _ in 0..80 {
+        let stranger = Arc::new(Identity::generate().unwrap());
+        let endpoint = Endpoint::dialing(stranger, &LinkConfig::default()).unwrap();
+        let wait = Duration::from_secs(5);
+        if let Ok(connection) = endpoint.connect("it", &card.public, card.pin, wait).await {
+            kept.push((endpoint, connection));
+        }
+    }
+    check(&infer(&nodes.client_as(client.clone()).await, "toy").await.unwrap());
+    for (_, connection) in &kept {
+        let closed = tokio::time::timeout(Duration::from_secs(5), connection.closed()).await;
+        let e = closed.expect("turned away at once");
+        assert_eq!(e.code(), Code::NotAllowed, "{e}");
+        assert!(e.to_string().contains("node allow"), "{e}");
+        // No stream, and so no word with any part of the node.
+        assert!(connection.open(Duration::from_millis(100)).await.is_err());
+    }
+    check(&infer(&nodes.client_as(client).await, "toy").await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_keeps_others_a_place() {
+    let (greedy, other) = (Arc::new(Identity::generate().unwrap()), Arc::new(Identity::generate().unwrap()));
+    let pins = vec![greedy.pin(), other.pin()];
+    let nodes = Nodes::start_with(|c| {
+        c.clients.allow = Allowed::Pins(pins.clone());
+        (c.limits.client_connections, c.limits.connections_per_key) = (6, 4);
+    })
+    .await;
+    nodes.share("toy", 1, "toy:100").await.unwrap();
+    let card = nodes.cluster.card(Role::Server0);
+    let mut kept = Vec::new();
+    for _ in 0..8 {
+        let endpoint = Endpoint::dialing(greedy.clone(), &LinkConfig::default()).unwrap();
+        kept.push((endpoint.connect("it", &card.public, card.pin, Duration::from_secs(5)).await, endpoint));
+    }
+    check(&infer(&nodes.client_as(other).await, "toy").await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_at_one_server_alone_holds_no_place() {
+    let client = Arc::new(Identity::generate().unwrap());
+    let nodes = closed(&client, |c| {
+        c.limits.sessions = 2;
+        c.limits.session_timeout_s = 60;
+    })
+    .await;
+    nodes.share_as(&client, "toy", 1, "toy:100").await.unwrap();
+    let ready = nodes.client_as(client.clone()).await;
+    check(&infer(&ready, "toy").await.unwrap());
+    for role in [Role::Server1, Role::Server0] {
+        let mut kept = Vec::new();
+        for _ in 0..6 {
+            let mut stream = lonely(&nodes, &client, role, "toy").await;
+            stream.recv::<Accepted>().await.unwrap();
+            kept.push(stream);
+        }
+        check(&infer(&ready, "toy").await.unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_for_nothing_leave_nothing_behind() {
+    let client = Arc::new(Identity::generate().unwrap());
+    let nodes = closed(&client, |_| {}).await;
+    nodes.share_as(&client, "toy", 1, "toy:100").await.unwrap();
+    let ready = nodes.client_as(client).await;
+    let seen = nodes.home(Role::Server0).join("data/sessions");
+    let bytes =
+        || -> u64 { std::fs::read_dir(&seen).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum() };
+    check(&infer(&ready, "toy").await.unwrap());
+    let before = bytes();
+    for _ in 0..300 {
+        let e = infer(&ready, "no-such-model").await.err().unwrap();
+        assert_eq!(e.code(), Code::UnknownModel);
+    }
+    assert_eq!(bytes(), before, "ids of requests for unknown models are not kept");
+    check(&infer(&ready, "toy").await.unwrap());
+    assert_eq!(bytes(), before + 32);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_uploads_hold_no_place_of_pictures() {
+    let client = Arc::new(Identity::generate().unwrap());
+    let nodes = closed(&client, |c| {
+        c.limits.sessions = 1;
+        c.limits.uploads = 2;
+    })
+    .await;
+    nodes.share_as(&client, "toy", 1, "toy:100").await.unwrap();
+    // An upload that announces much and sends nothing.
+    let mut slow = {
+        let endpoint = Endpoint::dialing(client.clone(), &LinkConfig::default()).unwrap();
+        let card = nodes.cluster.card(Role::Server0);
+        let wait = Duration::from_secs(5);
+        let connection = endpoint.connect("it", &card.public, card.pin, wait).await.unwrap();
+        let mut stream = connection.open(wait).await.unwrap();
+        let model = ModelId { name: "slow".into(), version: 1 };
+        let purpose =
+            Purpose::Share(sharelens::control::Upload { model, manifest_bytes: 1000, share_bytes: 32 });
+        let session = SessionId::random().unwrap();
+        let hello = Hello { version: PROTOCOL_VERSION, cluster: nodes.cluster.hash(), session, purpose };
+        stream.send(&hello).await.unwrap();
+        stream.recv::<Go>().await.unwrap();
+        stream
+    };
+    check(&infer(&nodes.client_as(client.clone()).await, "toy").await.unwrap());
+    let second = nodes.share_as(&client, "toy", 2, "toy:100").await.unwrap_err();
+    assert_eq!(second.code(), Code::Busy, "one upload of an owner at a time: {second}");
+    let e = slow.recv::<Go>().await.unwrap_err();
+    assert_eq!(e.code(), Code::Timeout, "it is cut off: {e}");
+    nodes.share_as(&client, "toy", 2, "toy:100").await.unwrap();
 }

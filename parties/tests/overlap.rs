@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sharelens::client::{Client, Patience};
-use sharelens::config::{Card, Cluster, LinkConfig, NodeConfig, PROTOCOL_VERSION};
+use sharelens::config::{Allowed, Card, Cluster, LinkConfig, NodeConfig, PROTOCOL_VERSION};
 use sharelens::control::{ModelId, Start};
 use sharelens::{Identity, Node, Role, engine};
 use sharelens_models::check::top;
@@ -29,6 +29,7 @@ fn configure(dir: &Path, memory_mib: u64) -> Cluster {
         let mut config = NodeConfig::new(role, address);
         config.preprocessing.memory_mib = memory_mib;
         config.cluster = "../cluster.toml".into();
+        (config.clients.allow, config.owners.allow) = (Allowed::Any, Allowed::Any);
         config.save(&home.join("node.toml")).unwrap();
         let pin = Identity::load_or_create(&home.join(&config.key_file)).unwrap().pin();
         Card { role, name: role.to_string(), public: address.to_string(), pin, protocol: PROTOCOL_VERSION }

@@ -9,7 +9,7 @@ use sharelens::codec::{self, Message};
 use sharelens::config::LinkConfig;
 use sharelens::control::{Accepted, Go, Greeting, MAX_MANIFEST, ModelId, Ready, Refusal};
 use sharelens::transport::{Connection, ControlStream, Ended, Endpoint, Sending, StreamChannel, Traffic};
-use sharelens::{Code, Error, Identity};
+use sharelens::{Code, Error, Identity, Pin};
 use sharelens_protocol::{Channel, Error as ProtocolError, Step};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -196,7 +196,7 @@ async fn control_messages_and_bulk() {
     sent.unwrap();
     assert_eq!(got.unwrap(), bulk);
     let model = ModelId { name: "m".into(), version: 1 };
-    let big = Accepted { model, manifest: vec![7; MAX_MANIFEST] };
+    let big = Accepted { model, manifest: vec![7; MAX_MANIFEST], owner: Pin::from_bytes([9; 32]) };
     let (sent, got) = tokio::join!(a.send(&big), b.recv::<Accepted>());
     sent.unwrap();
     assert_eq!(got.unwrap(), big);
@@ -364,6 +364,7 @@ fn a_vanished_process_is_noticed() {
     let address = server.local_addr().unwrap().to_string();
     let serving = there.spawn(async move {
         let connection = server.accept().await.unwrap().handshake(TIMEOUT).await.unwrap();
+        connection.admit();
         let mut stream = connection.accept(TIMEOUT).await.unwrap();
         stream.recv::<Go>().await.unwrap();
         let mut part = sharelens_protocol::channel::header(AT, 1000).to_vec();

@@ -295,7 +295,9 @@ pub fn key_file(data: &[u8]) {
 pub fn storage(data: &[u8]) {
     let (which, content) = data.split_first().map_or((0, data), |(w, rest)| (*w, rest));
     let place = |name: &str, content: &[u8]| scratch(&format!("data/{name}"), content);
-    place("sessions.seen", if which % 3 == 1 { content } else { &[] });
+    let fresh = SessionId::random().expect("entropy");
+    let epoch = format!("sessions/{}.seen", fresh.made() / 1200);
+    place(&epoch, if which % 3 == 1 { content } else { &[] });
     private(&place("storage.key", if which % 3 == 2 { content } else { &[7; 32] }));
     let share = place("models/m/1.share", if which % 3 == 0 { content } else { &STORED });
     let dir = share.ancestors().nth(3).expect("data/models/m/1.share");
@@ -307,7 +309,6 @@ pub fn storage(data: &[u8]) {
         assert!(storage.load(&id).is_err());
         let _ = storage.may_add(&id, Pin::from_bytes([0; 32]), 4);
     }
-    let fresh = SessionId([0xa5; 32]);
     let before = storage.first_use(fresh);
     assert!(storage.first_use(fresh).is_err(), "seen twice, {before:?}");
 }

@@ -13,7 +13,7 @@ use sharelens::control::{
     Accepted, DealtSeed, Go, Greeting, Hello, ImageShare, ModelId, Models, Output, Purpose, Ready, Refusal,
     Report, SessionId, Start, Upload, Work,
 };
-use sharelens::{Identity, Role, engine};
+use sharelens::{Identity, Pin, Role, engine};
 use sharelens_models::program::{Arrange, Instruction};
 use sharelens_models::{Manifest, Model, Options, Prepared, onnx};
 use sharelens_protocol::Step;
@@ -139,7 +139,7 @@ fn frames() {
         encode(&Refusal { code: 8, text: "no".into() }).unwrap(),
         encode(&Greeting { boot: [1; 16] }).unwrap(),
         encode(&Go).unwrap(),
-        encode(&Accepted { model: id(), manifest: vec![1, 2, 3] }).unwrap(),
+        encode(&Accepted { model: id(), manifest: vec![1, 2, 3], owner: Pin::from_bytes([5; 32]) }).unwrap(),
         encode(&ImageShare { bytes: 77 }).unwrap(),
         encode(&Ready { seconds: 0.25 }).unwrap(),
         encode(&Output { bytes: 12, report }).unwrap(),

@@ -55,7 +55,6 @@ pub struct Demo {
 
 impl Demo {
     pub fn run(self, ui: Ui) -> Result<()> {
-        self.mode.check()?;
         super::runtime()?.block_on(async {
             tokio::select! {
                 outcome = self.show(ui) => outcome,
@@ -76,7 +75,8 @@ impl Demo {
             Some(file) => model::load(&file),
             None => shipped.model(),
         });
-        let nodes = Nodes::start(&nodes::Options::default()).await?;
+        let identity = Arc::new(Identity::generate()?);
+        let nodes = Nodes::start(&nodes::Options::default(), identity.pin()).await?;
         for role in Role::ALL {
             let card = nodes.cluster.card(role);
             ui.say(format_args!(
@@ -97,12 +97,12 @@ impl Demo {
         let size = prepared.config().preprocess.as_ref().map(|p| format!(" {}x{}", p.size[1], p.size[0]));
         ui.say(format_args!("  model     {name}   image  {}{}", file_name(&image), size.unwrap_or_default()));
 
-        let identity = Arc::new(Identity::generate()?);
         let id = ModelId { name: "demo".into(), version: 1 };
         model::share(&prepared, self.ring, (None, self.wan), &nodes.cluster, &id, identity.clone(), ui)
             .await?;
         let client = infer::connect(&nodes.cluster, identity, &LinkConfig::default()).await?;
-        let done = infer::infer(&client, &id.name, None, Start::overlapped(self.overlap), &image, ui).await?;
+        let wanted = infer::Wanted { model: &id.name, version: None, owner: None };
+        let done = infer::infer(&client, wanted, Start::overlapped(self.overlap), &image, ui).await?;
         client.close().await;
         nodes.stop().await;
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sharelens::client::{Inference, Patience, Progress};
 use sharelens::config::LinkConfig;
 use sharelens::control::{Accepted, Start};
-use sharelens::{Client, Cluster, Error, Identity, Role, engine};
+use sharelens::{Client, Cluster, Error, Identity, Pin, Role, engine};
 use sharelens_models::Manifest;
 use sharelens_protocol::Server;
 
@@ -27,6 +27,9 @@ pub struct Infer {
     /// Which version; the newest by default.
     #[arg(long)]
     version: Option<u32>,
+    /// Key of the model's owner: a model that another one shared is refused before anything is sent.
+    #[arg(long, value_name = "PIN", value_parser = pin)]
+    owner: Option<Pin>,
     /// Images.
     #[arg(required = true)]
     images: Vec<PathBuf>,
@@ -98,6 +101,7 @@ impl Done {
         Ok(json!({
             "model": self.inference.model.name,
             "version": self.inference.model.version,
+            "owner": self.inference.owner,
             "mode": "three",
             "ring": result::ring(&self.manifest),
             "image": show(image),
@@ -113,18 +117,30 @@ pub async fn connect(cluster: &Cluster, identity: Arc<Identity>, link: &LinkConf
     Ok(Client::connect(cluster, &servers, identity, link, Patience::default()).await?)
 }
 
+fn pin(text: &str) -> Result<Pin, String> {
+    Pin::from_hex(text).ok_or_else(|| "a key is 64 hexadecimal digits, as `infer` prints them".into())
+}
+
+/// Which model a client wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Its name.
+    pub model: &'a str,
+    /// Its version; the newest, if none is given.
+    pub version: Option<u32>,
+    /// The key that must have shared it, if it matters.
+    pub owner: Option<Pin>,
+}
+
 /// Runs a shared model on one image.
-pub async fn infer(
-    client: &Client,
-    name: &str,
-    version: Option<u32>,
-    start: Start,
-    image: &Path,
-    ui: Ui,
-) -> Result<Done> {
+pub async fn infer(client: &Client, wanted: Wanted<'_>, start: Start, image: &Path, ui: Ui) -> Result<Done> {
     let bar = ui.progress(4, "sharing");
     let (mut manifest, mut view) = (None, Vec::new());
     let share = |accepted: &Accepted| {
+        if let Some(expected) = wanted.owner.filter(|owner| *owner != accepted.owner) {
+            let reason = format!("was shared by {}, and {expected} was asked for", accepted.owner);
+            return Err(Error::Config { file: format!("model {}", accepted.model), reason });
+        }
         let accepted = engine::decode_manifest(&accepted.manifest)?;
         let input = model::input(accepted.config.preprocess.as_ref(), image)
             .map_err(|e| Error::Config { file: "the image".into(), reason: format!("{e:#}") })?;
@@ -142,7 +158,7 @@ pub async fn infer(
             Progress::Sent => "computing",
         });
     };
-    let inference = client.infer(name, version, start, share, progress).await;
+    let inference = client.infer(wanted.model, wanted.version, start, share, progress).await;
     bar.finish_and_clear();
     let (inference, manifest) = (inference?, manifest.context("no manifest came")?);
     let [a, b] = &inference.outputs;
@@ -152,7 +168,6 @@ pub async fn infer(
 
 impl Infer {
     pub fn run(self, ui: Ui) -> Result<()> {
-        self.mode.check()?;
         let cluster = Cluster::load(&self.cluster)?;
         let identity = self.key.identity()?;
         let mut collector = Collector::new(&self.outputs, &self.images, ui)?;
@@ -178,7 +193,9 @@ impl Infer {
     async fn all(&self, client: &Client, collector: &mut Collector<'_>, ui: Ui) -> Result<()> {
         let start = Start::overlapped(!self.prepare_first);
         for image in &self.images {
-            let done = infer(client, &self.model, self.version, start, image, ui).await?;
+            let wanted = Wanted { model: &self.model, version: self.version, owner: self.owner };
+            let done = infer(client, wanted, start, image, ui).await?;
+            ui.say(format_args!("model {} of owner {}", done.inference.model, done.inference.owner));
             let json = done.json(image)?;
             ui.say(format_args!("{}\n{}", show(image), result::words(&json["result"])));
             ui.say(result::cost_words(&json["cost"], false));

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use sharelens::config::{Card, NodeConfig, PROTOCOL_VERSION};
-use sharelens::{Identity, Node, Role};
+use sharelens::enrolment::{ClientCard, Enrolled, Right};
+use sharelens::{Identity, Node, Pin, Role};
 
 use super::{Ui, show};
 
@@ -14,6 +15,12 @@ use super::{Ui, show};
 pub enum Command {
     /// Write node.toml, a private key and the public card of a node.
     Init(Init),
+    /// Enrol a client or a model owner, by card or key; effective at once.
+    Allow(Allow),
+    /// Strike a client or a model owner off; effective at once.
+    Revoke(Revoke),
+    /// List who is enrolled.
+    Clients(Clients),
     /// Run a node until SIGTERM or ctrl-c, which lets running sessions finish.
     Run(Run),
 }
@@ -38,6 +45,46 @@ pub struct Init {
 }
 
 #[derive(Debug, Args)]
+pub struct Allow {
+    /// A card, as `client init` writes it, or the 64 hexadecimal digits of a key.
+    who: String,
+    /// What the key may do.
+    #[arg(long = "as", value_enum, default_value = "client")]
+    right: RightName,
+    /// What to call the key [default: the card's name, or its first digits].
+    #[arg(long)]
+    name: Option<String>,
+    /// Configuration of the node.
+    #[arg(long, default_value = "node.toml")]
+    config: PathBuf,
+}
+
+/// What a key may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum RightName {
+    /// Run models on pictures.
+    Client,
+    /// Share models.
+    Owner,
+}
+
+#[derive(Debug, Args)]
+pub struct Revoke {
+    /// The name or the key.
+    who: String,
+    /// Configuration of the node.
+    #[arg(long, default_value = "node.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Clients {
+    /// Configuration of the node.
+    #[arg(long, default_value = "node.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub struct Run {
     /// Configuration of the node.
     #[arg(long, default_value = "node.toml")]
@@ -50,6 +97,9 @@ pub struct Run {
 pub fn run(command: Command, ui: Ui, log: Option<&str>) -> Result<()> {
     match command {
         Command::Init(init) => init.run(ui),
+        Command::Allow(allow) => allow.run(ui),
+        Command::Revoke(revoke) => revoke.run(ui),
+        Command::Clients(clients) => clients.run(ui),
         Command::Run(run) => run.run(ui, log),
     }
 }
@@ -69,6 +119,58 @@ impl Init {
             card.pin
         );
         ui.result(&json, text)
+    }
+}
+
+impl Allow {
+    fn run(self, ui: Ui) -> Result<()> {
+        let file = NodeConfig::load(&self.config)?.enrolled_file();
+        let (name, pin) = match Pin::from_hex(&self.who) {
+            Some(pin) => (self.who[..8].to_string(), pin),
+            None => {
+                let card = ClientCard::load(Path::new(&self.who))?;
+                (card.name, card.pin)
+            }
+        };
+        let name = self.name.unwrap_or(name);
+        let right = match self.right {
+            RightName::Client => Right::Client,
+            RightName::Owner => Right::Owner,
+        };
+        let mut enrolled = Enrolled::load(&file)?;
+        enrolled.allow(&name, pin, right);
+        enrolled.save(&file)?;
+        let json = serde_json::json!({ "name": name, "pin": pin, "as": right, "file": show(&file) });
+        ui.result(&json, format!("{name} ({pin}) is enrolled as {}", json["as"].as_str().unwrap_or_default()))
+    }
+}
+
+impl Revoke {
+    fn run(self, ui: Ui) -> Result<()> {
+        let file = NodeConfig::load(&self.config)?.enrolled_file();
+        let mut enrolled = Enrolled::load(&file)?;
+        let count = enrolled.revoke(&self.who);
+        if count == 0 {
+            bail!("{}: nobody is enrolled as {}: see `node clients`", show(&file), self.who);
+        }
+        enrolled.save(&file)?;
+        ui.result(
+            &serde_json::json!({ "revoked": count }),
+            format!("{} may do nothing here any more", self.who),
+        )
+    }
+}
+
+impl Clients {
+    fn run(self, ui: Ui) -> Result<()> {
+        let enrolled = Enrolled::load(&NodeConfig::load(&self.config)?.enrolled_file())?;
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::NOTHING).set_header(["name", "as", "key"]);
+        for key in &enrolled.keys {
+            let rights: Vec<String> = key.rights.iter().map(|r| format!("{r:?}").to_lowercase()).collect();
+            table.add_row([key.name.clone(), rights.join(", "), key.pin.to_string()]);
+        }
+        ui.result(&enrolled.keys, table)
     }
 }
 

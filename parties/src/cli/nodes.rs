@@ -6,9 +6,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use sharelens::config::{Card, LinkConfig, NodeConfig};
+use sharelens::config::{Allow, Allowed, Card, LinkConfig, NodeConfig};
 use sharelens::local::Link;
-use sharelens::{Cluster, Role};
+use sharelens::{Cluster, Pin, Role};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -39,13 +39,13 @@ pub struct Options {
 }
 
 impl Nodes {
-    /// Makes keys and configuration, starts the nodes, and waits until they are connected.
-    pub async fn start(options: &Options) -> Result<Self> {
+    /// Makes keys and configuration, starts the nodes, and waits until they are connected. `user` alone is enrolled.
+    pub async fn start(options: &Options, user: Pin) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("sharelens-").tempdir()?;
         let mut last = None;
         // A free port may be taken by someone else before its node binds it.
         for attempt in 0..3 {
-            match Self::try_start(&dir.path().join(attempt.to_string()), options).await {
+            match Self::try_start(&dir.path().join(attempt.to_string()), options, user).await {
                 Ok((cluster, children, relays)) => {
                     return Ok(Self { cluster, children, _relays: relays, _dir: dir });
                 }
@@ -55,7 +55,11 @@ impl Nodes {
         Err(last.context("the nodes were not started")?)
     }
 
-    async fn try_start(home: &Path, options: &Options) -> Result<(Cluster, Vec<(Role, Child)>, Vec<Relay>)> {
+    async fn try_start(
+        home: &Path,
+        options: &Options,
+        user: Pin,
+    ) -> Result<(Cluster, Vec<(Role, Child)>, Vec<Relay>)> {
         let mut cards: Vec<Card> = Vec::new();
         let mut relays = Vec::new();
         // All sockets are held until all ports are known, so that they differ.
@@ -70,7 +74,10 @@ impl Nodes {
                 public = relay.address();
                 relays.push(relay);
             }
-            let config = NodeConfig { link: options.link.clone(), ..NodeConfig::new(role, address) };
+            let user = || Allow { allow: Allowed::Pins(vec![user]) };
+            let link = options.link.clone();
+            let config =
+                NodeConfig { link, clients: user(), owners: user(), ..NodeConfig::new(role, address) };
             cards.push(super::node::write(&home.join(role.word()), &config, public.to_string(), "")?);
         }
         drop(sockets);

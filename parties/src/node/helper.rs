@@ -73,7 +73,7 @@ pub async fn load<R: Runner>(
         let seeds = send_seeds(&mut server0, &mut server1).await?;
         let (runner, of, epoch) = (inner.runner.clone(), known.clone(), work.epoch);
         let masks = on_thread("masks", move |_| runner.masks(&of.model, &seeds, &epoch)).await??;
-        inner.loads.keep_masks(&known.id, work.epoch, masks);
+        inner.loads.keep_masks(&known, work.epoch, masks);
         server0.send(&Go).await?;
         server1.send(&Go).await
     };
@@ -94,7 +94,8 @@ async fn meet<R: Runner>(
     work: &Work,
 ) -> Result<ControlStream> {
     inner.check_not_draining()?;
-    inner.storage.first_use(session)?;
+    inner.known_work(Role::Server1, work).await?;
+    inner.first_use(session).await?;
     let (what, wait) = ("request", inner.config.limits.message_timeout());
     let (stream, theirs) = inner.arrivals.take((kind, session), "server 0", what, wait).await?;
     if theirs == *work {

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{Inner, refuse};
 use crate::config::Role;
-use crate::control::{Go, MAX_MANIFEST, ModelId, Upload, Work};
+use crate::control::{Go, MAX_MANIFEST, ModelId, SessionId, Upload, Work};
 use crate::error::{Error, Result};
 use crate::identity::Pin;
 use crate::runner::{InputShare, Runner, Sizes};
@@ -50,6 +50,9 @@ impl<R: Runner> Known<R> {
     }
 }
 
+/// Most checked manifests that stay in memory.
+const KNOWN: usize = 64;
+
 /// Models that were used since the start.
 pub struct Catalogue<R: Runner>(Mutex<HashMap<ModelId, Arc<Known<R>>>>);
 
@@ -70,7 +73,15 @@ impl<R: Runner> Inner<R> {
             let stored = inner.storage.load(&id)?;
             let known = Arc::new(Known::check(&*inner.runner, id.clone(), stored.manifest)?);
             let mut catalogue = inner.catalogue.0.lock().unwrap_or_else(PoisonError::into_inner);
-            Ok(catalogue.entry(id).or_insert(known).clone())
+            let known = catalogue.entry(id).or_insert(known).clone();
+            // Any that nobody uses makes room: it is read again when it is asked for.
+            while catalogue.len() > KNOWN {
+                let idle =
+                    catalogue.iter().find(|(_, k)| Arc::strong_count(k) == 1).map(|(id, _)| id.clone());
+                let Some(idle) = idle else { break };
+                catalogue.remove(&idle);
+            }
+            Ok(known)
         });
         known.await
     }
@@ -113,16 +124,26 @@ async fn receive_all<R: Runner>(
     upload: Upload,
 ) -> Result<ModelId> {
     inner.check_not_draining()?;
-    let _slot = inner.slot()?;
+    let _place = inner.admission.upload(owner)?;
     let (id, limits) = (upload.model, &inner.config.limits);
     inner.storage.may_add(&id, owner, limits.models)?;
     let manifest_len = at_most("the manifest", upload.manifest_bytes, MAX_MANIFEST as u64)?;
     let share_len = at_most("the share of the model", upload.share_bytes, limits.model_mib << 20)?;
     stream.send(&Go).await?;
-    let manifest = stream.recv_bulk(manifest_len, "manifest").await?;
+    let limit = limits.upload_timeout(upload.manifest_bytes + upload.share_bytes);
+    let late = |peer: &str| Error::Timeout {
+        peer: peer.into(),
+        what: "whole model".into(),
+        seconds: limit.as_secs(),
+    };
+    let deadline = tokio::time::Instant::now() + limit;
+    let manifest = tokio::time::timeout_at(deadline, stream.recv_bulk(manifest_len, "manifest")).await;
+    let manifest = manifest.unwrap_or_else(|_| Err(late(stream.peer())))?;
+    let turn = inner.checking.acquire().await.map_err(|e| Error::Internal(e.to_string()))?;
     let checking = inner.clone();
     let of = id.clone();
     let known = blocking(move || Known::check(&*checking.runner, of, manifest)).await?;
+    drop(turn);
     let due = match inner.role.server() {
         Some(server) => InputShare::len_for(server, known.sizes.weight_share),
         None => 0,
@@ -136,7 +157,8 @@ async fn receive_all<R: Runner>(
             found: format!("{share_len} bytes"),
         });
     }
-    let share = Zeroizing::new(stream.recv_bulk(share_len, "share of the model").await?);
+    let share = tokio::time::timeout_at(deadline, stream.recv_bulk(share_len, "share of the model")).await;
+    let share = Zeroizing::new(share.unwrap_or_else(|_| Err(late(stream.peer())))?);
     let (storage, of) = (inner.storage.clone(), id.clone());
     let stored = StoredModel { manifest: known.manifest, share };
     let staged = blocking(move || storage.stage(&of, owner, &stored)).await?;
@@ -156,10 +178,10 @@ pub(super) fn at_most(what: &str, found: u64, limit: u64) -> Result<usize> {
 }
 
 impl<R: Runner> Inner<R> {
-    /// One of the places for sessions.
-    pub(super) fn slot(&self) -> Result<tokio::sync::OwnedSemaphorePermit> {
-        let busy = |_| Error::Busy(self.config.limits.sessions);
-        self.slots.clone().try_acquire_owned().map_err(busy)
+    /// Notes a session's id, which nobody may use again.
+    pub(super) async fn first_use(self: &Arc<Self>, id: SessionId) -> Result<()> {
+        let inner = self.clone();
+        blocking(move || inner.storage.first_use(id)).await
     }
 
     /// What this node asks another one to work on.

@@ -86,11 +86,11 @@ async fn serve<R: Runner>(
 ) -> Result<(StreamChannel, StreamChannel)> {
     let started = Instant::now();
     inner.check_not_draining()?;
-    let place = Arc::new(Place { _slot: inner.slot()?, _active: inner.active.enter() });
     let server = inner.role.server().ok_or_else(|| Error::Internal("the helper runs no model".into()))?;
-    inner.storage.first_use(session)?;
     let known = inner.known(inner.storage.find(&request.model, request.version)?).await?;
-    client.send(&Accepted { model: known.id.clone(), manifest: known.manifest.clone() }).await?;
+    inner.first_use(session).await?;
+    let owner = inner.storage.owner(&known.id)?;
+    client.send(&Accepted { model: known.id.clone(), manifest: known.manifest.clone(), owner }).await?;
 
     let start = request.start;
     let links = Links::establish(inner, server, session, &known, start, ended);
@@ -102,7 +102,8 @@ async fn serve<R: Runner>(
     let store = Arc::new(inner.runner.store(&known.model, cap));
     // Dropped on every way out; an orderly end has nothing left to end.
     let leave = Leave { ended: ended.clone(), runner: inner.runner.clone(), store: store.clone() };
-    let Links { weights, seed, mut peer, mut helper, to_peer, to_helper } = links;
+    let Links { slot, weights, seed, mut peer, mut helper, to_peer, to_helper } = links;
+    let place = Arc::new(Place { _slot: slot, _active: inner.active.enter() });
 
     let mut preparing = Preparing::new({
         let (runner, known, weights) = (inner.runner.clone(), known.clone(), weights.clone());
@@ -176,7 +177,7 @@ async fn serve<R: Runner>(
         online_sent: to_peer.sent(),
     };
     client.send(&Output { bytes: output.len() as u64, report }).await?;
-    client.send_bulk(output.to_vec().into()).await?;
+    client.send_bulk(bytes::Bytes::from_owner(output)).await?;
     Ok((peer, helper))
 }
 
@@ -240,12 +241,19 @@ async fn receive_image<R: Runner>(
             found: format!("{len} bytes"),
         });
     }
-    let share = client.recv_bulk(len, "image share").await?;
+    let limit = inner.config.limits.upload_timeout(bytes);
+    let share =
+        tokio::time::timeout(limit, client.recv_bulk(len, "image share")).await.unwrap_or_else(|_| {
+            let (peer, what) = (client.peer().into(), "whole image share".into());
+            Err(Error::Timeout { peer, what, seconds: limit.as_secs() })
+        })?;
     InputShare::new(server, share).ok_or_else(|| Error::Internal("a seed of another length".into()))
 }
 
 /// What a session needs from the other two nodes.
 struct Links<R: Runner> {
+    /// A place among the sessions, taken once both servers have the request.
+    slot: tokio::sync::OwnedSemaphorePermit,
     weights: Arc<R::Weights>,
     seed: DealtSeed,
     peer: StreamChannel,
@@ -263,7 +271,7 @@ impl<R: Runner> Links<R> {
         start: Start,
         ended: &Ended,
     ) -> Result<Self> {
-        let (mut peer, epoch, weights) = match server {
+        let (slot, mut peer, epoch, weights) = match server {
             Server::Server0 => Self::lead(inner, session, known).await?,
             Server::Server1 => Self::follow(inner, session, known).await?,
         };
@@ -289,6 +297,7 @@ impl<R: Runner> Links<R> {
         }
         let (to_peer, to_helper) = (Traffic::default(), Traffic::default());
         Ok(Self {
+            slot,
             weights,
             seed,
             peer: peer.into_channel(ended.clone(), Sending::Unbounded, to_peer.clone())?.peer_tells(),
@@ -303,12 +312,15 @@ impl<R: Runner> Links<R> {
         inner: &Arc<Inner<R>>,
         session: SessionId,
         known: &Arc<Known<R>>,
-    ) -> Result<(ControlStream, loads::Epoch, Arc<R::Weights>)> {
+    ) -> Result<(tokio::sync::OwnedSemaphorePermit, ControlStream, loads::Epoch, Arc<R::Weights>)> {
         let (epoch, weights) = loads::ensure(inner, known).await?;
         let server1 = inner.peers.get(Role::Server1)?;
         let mut stream = inner.call(&server1, session, Purpose::Online(inner.work(known, epoch))).await?;
         match stream.recv::<Go>().await {
-            Ok(Go) => Ok((stream, epoch, weights)),
+            Ok(Go) => match inner.admission.session() {
+                Ok(slot) => Ok((slot, stream, epoch, weights)),
+                Err(e) => refuse(stream, e).await,
+            },
             Err(e) => {
                 Self::note(inner, known, &epoch, &e);
                 Err(e)
@@ -316,12 +328,13 @@ impl<R: Runner> Links<R> {
         }
     }
 
-    /// Server 1 waits for it. The load before may take long; the session's limit bounds this, too.
+    /// Server 1 waits for it, without a place: the client may have asked here alone. The load before may take long; the
+    /// session's limit bounds this, too.
     async fn follow(
         inner: &Arc<Inner<R>>,
         session: SessionId,
         known: &Arc<Known<R>>,
-    ) -> Result<(ControlStream, loads::Epoch, Arc<R::Weights>)> {
+    ) -> Result<(tokio::sync::OwnedSemaphorePermit, ControlStream, loads::Epoch, Arc<R::Weights>)> {
         let wait: Duration = inner.config.limits.session_timeout();
         let arrival = inner.arrivals.take((Kind::Online, session), "server 0", "stream of the session", wait);
         let (mut stream, work) = arrival.await?;
@@ -329,10 +342,10 @@ impl<R: Runner> Links<R> {
             Ok(()) => inner.loads.weights(&known.id, &work.epoch),
             Err(e) => Err(e),
         };
-        match weights {
-            Ok(weights) => {
+        match weights.and_then(|weights| Ok((inner.admission.session()?, weights))) {
+            Ok((slot, weights)) => {
                 stream.send(&Go).await?;
-                Ok((stream, work.epoch, weights))
+                Ok((slot, stream, work.epoch, weights))
             }
             Err(e) => refuse(stream, e).await,
         }

@@ -20,8 +20,10 @@ const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 const MIN_WINDOW: u64 = 16 << 20;
 /// Largest packet between processes of one machine: ten of them, quinn's most, pass the kernel as one.
 const LOOPBACK_PACKET: u16 = 6400;
-/// What a peer that has proved no more than some key may have open.
-const STRANGER_STREAMS: u32 = 4;
+/// What an enrolled client may have open. A peer whose key is not known yet may open nothing.
+const CLIENT_STREAMS: u32 = 4;
+/// Bytes that a peer whose key is not known yet may send, beyond its handshake.
+const STRANGER_WINDOW: u64 = 4 << 10;
 
 /// A UDP socket with this process's identity.
 #[derive(Clone, Debug)]
@@ -43,8 +45,8 @@ impl Endpoint {
             .map_err(|e| Error::Internal(e.to_string()))?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         let mut loopback = server.clone();
-        server.transport_config(Arc::new(transport_config(link, false)));
-        loopback.transport_config(Arc::new(transport_config(link, true)));
+        server.transport_config(Arc::new(closed(transport_config(link, false))));
+        loopback.transport_config(Arc::new(closed(transport_config(link, true))));
         let socket = socket(listen)
             .map_err(|e| Error::Config { file: "listen".into(), reason: format!("{listen}: {e}") })?;
         Self::build(Some((server, loopback)), socket, identity, link)
@@ -190,6 +192,17 @@ impl Incoming {
         Ok(Connection { inner, peer: address, pin, link: self.link })
     }
 
+    /// Whether the peer has to show first that it receives at the address it sends from.
+    pub fn may_retry(&self) -> bool {
+        self.inner.may_retry()
+    }
+
+    /// Has it show that, at the price of a round trip.
+    pub fn retry(self) {
+        // Refused only if it has shown it already.
+        let _ = self.inner.retry();
+    }
+
     /// Turns the peer away before any work.
     pub fn refuse(self) {
         self.inner.refuse();
@@ -226,6 +239,12 @@ impl Connection {
     #[must_use]
     pub fn named(self, peer: String) -> Self {
         Self { peer, ..self }
+    }
+
+    /// Lets an enrolled client open streams and send pictures.
+    pub fn admit(&self) {
+        self.inner.set_receive_window(var_int(stream_window(&self.link)));
+        self.inner.set_max_concurrent_bi_streams(CLIENT_STREAMS.into());
     }
 
     /// Lets a node of the cluster have `sessions` sessions; strangers keep small limits.
@@ -286,6 +305,14 @@ impl Connection {
 
 /// Says why a connection ended.
 pub(crate) fn lost(peer: &str, e: &ConnectionError) -> Error {
+    if let ConnectionError::ApplicationClosed(close) = e {
+        // Turned away, rather than cut off.
+        let code = Code::from_wire(close.error_code.into_inner());
+        let text = String::from_utf8_lossy(&close.reason);
+        if matches!(code, Code::NotAllowed | Code::Busy) && !text.is_empty() {
+            return Error::Refused { peer: peer.into(), code, text: printable(&text) };
+        }
+    }
     let reason = match e {
         ConnectionError::ApplicationClosed(close) => {
             let code = Code::from_wire(close.error_code.into_inner());
@@ -334,7 +361,7 @@ fn transport_config(link: &LinkConfig, loopback: bool) -> TransportConfig {
         .stream_receive_window(var_int(window))
         .receive_window(var_int(window))
         .send_window(window.saturating_mul(4))
-        .max_concurrent_bidi_streams(STRANGER_STREAMS.into())
+        .max_concurrent_bidi_streams(CLIENT_STREAMS.into())
         .max_concurrent_uni_streams(0u32.into())
         .datagram_receive_buffer_size(None)
         .initial_rtt(Duration::from_secs_f64((link.rtt_ms * 1.2e-3).max(2e-3)))
@@ -350,6 +377,12 @@ fn transport_config(link: &LinkConfig, loopback: bool) -> TransportConfig {
     // A first flight of one bandwidth-delay product, instead of ten packets and many round trips.
     cubic.initial_window((bandwidth_delay(link) as u64).clamp(64 << 10, 8 << 20));
     config.congestion_controller_factory(Arc::new(cubic));
+    config
+}
+
+/// The same for a peer that has still to show who it is: no stream, and next to no memory.
+fn closed(mut config: TransportConfig) -> TransportConfig {
+    config.max_concurrent_bidi_streams(0u32.into()).receive_window(var_int(STRANGER_WINDOW));
     config
 }
 

@@ -110,7 +110,7 @@ impl ControlStream {
 
     /// Tells the peer why nothing more will come, and ends the stream.
     pub async fn refuse(mut self, error: &Error) {
-        let text: String = error.to_string().chars().take(500).collect();
+        let text: String = error.for_peer().chars().take(500).collect();
         let refusal = Refusal { code: error.code().to_wire(), text };
         if let Ok(frame) = codec::encode(&refusal) {
             let Some((mut send, mut recv)) = self.streams.take() else { return };

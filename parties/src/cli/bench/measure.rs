@@ -137,8 +137,8 @@ async fn in_processes(subject: &Subject, place: Place, settings: &Settings, ui: 
         _ => (None, LinkConfig::default()),
     };
     let options = nodes::Options { threads: settings.threads, relay, link };
-    let nodes = Nodes::start(&options).await?;
     let identity = Arc::new(Identity::generate()?);
+    let nodes = Nodes::start(&options, identity.pin()).await?;
     let id = ModelId { name: "bench".into(), version: 1 };
     let start = Instant::now();
     let (manifest, weights) = (&subject.manifest, &subject.weights);
