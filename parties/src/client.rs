@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use sharelens_protocol::prg::Seed;
 use zeroize::Zeroizing;
 
@@ -141,8 +142,9 @@ impl Client {
         both(s0.recv::<Ready>(), s1.recv::<Ready>()).await?;
         let (ready, offline_seconds) = (Instant::now(), started.elapsed().as_secs_f64());
         progress(Progress::Ready);
-        let seed = Zeroizing::new(*image.seed.as_bytes());
-        both(send_share(s0, &*seed), send_share(s1, &image.words)).await?;
+        // Both go as they are and are wiped when they are sent: no copy is left behind.
+        let seed = Bytes::from_owner(Zeroizing::new(*image.seed.as_bytes()));
+        both(send_share(s0, seed), send_share(s1, Bytes::from_owner(image.words))).await?;
         progress(Progress::Sent);
         let (r0, r1) = both(receive(s0, image.output_bytes), receive(s1, image.output_bytes)).await?;
         let online_seconds = ready.elapsed().as_secs_f64();
@@ -176,13 +178,16 @@ impl Client {
     ) -> Result<()> {
         check_name(&model.name)?;
         let session = SessionId::random()?;
-        let seed = Zeroizing::new(seed.as_bytes().to_vec());
+        // Slices of these go to the nodes without a copy; the last of them wipes what is secret.
+        let seed = Bytes::from_owner(Zeroizing::new(*seed.as_bytes()));
+        let words = Bytes::from_owner(words);
+        let manifest = Bytes::from(manifest);
         let mut streams = Vec::new();
         for role in Role::ALL {
-            let share: &[u8] = match role {
-                Role::Server0 => &seed,
-                Role::Server1 => &words,
-                Role::Helper => &[],
+            let share = match role {
+                Role::Server0 => seed.clone(),
+                Role::Server1 => words.clone(),
+                Role::Helper => Bytes::new(),
             };
             let upload = Upload {
                 model: model.clone(),
@@ -198,9 +203,13 @@ impl Client {
         let manifest = &manifest;
         let work = self.patience.work;
         let uploads = streams.iter_mut().map(|(stream, share)| async move {
-            for part in manifest.chunks(SLICE).chain(share.chunks(SLICE)) {
-                stream.send_bulk(part.to_vec().into()).await?;
-                progress(part.len() as u64);
+            for whole in [manifest, share] {
+                for at in (0..whole.len()).step_by(SLICE) {
+                    let part = whole.slice(at..whole.len().min(at + SLICE));
+                    let length = part.len() as u64;
+                    stream.send_bulk(part).await?;
+                    progress(length);
+                }
             }
             stream.set_timeout(work);
             stream.recv::<Go>().await
@@ -248,9 +257,9 @@ impl Client {
 
 const SLICE: usize = 1 << 20;
 
-async fn send_share(stream: &mut ControlStream, share: &[u8]) -> Result<()> {
+async fn send_share(stream: &mut ControlStream, share: Bytes) -> Result<()> {
     stream.send(&ImageShare { bytes: share.len() as u64 }).await?;
-    stream.send_bulk(share.to_vec().into()).await
+    stream.send_bulk(share).await
 }
 
 async fn receive(stream: &mut ControlStream, due: usize) -> Result<(Zeroizing<Vec<u8>>, Report)> {
