@@ -18,7 +18,7 @@ mod shipped;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use sharelens::Identity;
@@ -146,22 +146,12 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 /// Where correlations come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
 enum Mode {
     /// A third server deals them.
     #[default]
     Three,
-    /// The two servers make them by oblivious transfer.
-    Two,
-}
-
-impl Mode {
-    fn check(self) -> Result<()> {
-        match self {
-            Self::Three => Ok(()),
-            Self::Two => bail!("--mode two is not in this version: use --mode three"),
-        }
-    }
 }
 
 /// Which arithmetic.

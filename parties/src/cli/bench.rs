@@ -160,7 +160,6 @@ impl How {
 
     /// Measures each subject at each place. Subjects are made one at a time: they may be large.
     fn measure(&self, ui: Ui, subjects: &[&dyn Fn(Ui) -> Result<Subject>]) -> Result<()> {
-        self.mode.check()?;
         let places = self.places();
         if self.in_process && places.contains(&Place::Loopback) {
             bail!("--in-process has no loopback: give a virtual link, as --wan lan");
@@ -168,7 +167,7 @@ impl How {
         let threads = self.threads.map(usize::from);
         machine::set_threads(threads)?;
         let start = Start::overlapped(self.overlap);
-        let settings = measure::Settings { runs: self.runs.into(), threads, start };
+        let settings = measure::Settings { runs: self.runs.into(), threads, start, mode: self.mode };
         let mut documents = Vec::new();
         for make in subjects {
             let mut subject = make(ui)?;

@@ -55,7 +55,6 @@ pub struct Demo {
 
 impl Demo {
     pub fn run(self, ui: Ui) -> Result<()> {
-        self.mode.check()?;
         super::runtime()?.block_on(async {
             tokio::select! {
                 outcome = self.show(ui) => outcome,
@@ -108,7 +107,8 @@ impl Demo {
 
         let twin = prepared.twin(&model::arithmetic(&prepared, self.ring)?)?;
         let (plain, float) = (twin.run(&input)?, prepared.float(&input)?);
-        let mut json = done.json(if self.image.is_some() { &image } else { Path::new(shipped.image.0) })?;
+        let shown = if self.image.is_some() { &image } else { Path::new(shipped.image.0) };
+        let mut json = done.json(shown, self.mode)?;
         json["model"] = name.into();
         json["plain"] = result::result(&done.manifest, &plain)?;
         json["float"] = result::result(&done.manifest, &float)?;

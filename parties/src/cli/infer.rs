@@ -94,11 +94,11 @@ pub struct Done {
 
 impl Done {
     /// The document of `--json`.
-    pub fn json(&self, image: &Path) -> Result<Value> {
+    pub fn json(&self, image: &Path, mode: Mode) -> Result<Value> {
         Ok(json!({
             "model": self.inference.model.name,
             "version": self.inference.model.version,
-            "mode": "three",
+            "mode": mode,
             "ring": result::ring(&self.manifest),
             "image": show(image),
             "result": result::result(&self.manifest, &self.outputs)?,
@@ -152,7 +152,6 @@ pub async fn infer(
 
 impl Infer {
     pub fn run(self, ui: Ui) -> Result<()> {
-        self.mode.check()?;
         let cluster = Cluster::load(&self.cluster)?;
         let identity = self.key.identity()?;
         let mut collector = Collector::new(&self.outputs, &self.images, ui)?;
@@ -179,7 +178,7 @@ impl Infer {
         let start = Start::overlapped(!self.prepare_first);
         for image in &self.images {
             let done = infer(client, &self.model, self.version, start, image, ui).await?;
-            let json = done.json(image)?;
+            let json = done.json(image, self.mode)?;
             ui.say(format_args!("{}\n{}", show(image), result::words(&json["result"])));
             ui.say(result::cost_words(&json["cost"], false));
             if ui.quiet && !ui.json {

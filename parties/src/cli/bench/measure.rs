@@ -15,7 +15,7 @@ use sharelens_protocol::cost::Ledger;
 use super::subject::Subject;
 use super::{link_config, machine};
 use crate::cli::nodes::{self, Nodes};
-use crate::cli::{Ui, Wan, infer, model};
+use crate::cli::{Mode, Ui, Wan, infer, model};
 
 /// Where the parties are.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,6 +84,8 @@ pub struct Settings {
     pub threads: Option<usize>,
     /// Whether the input waits for preprocessing.
     pub start: Start,
+    /// Where correlations come from.
+    pub mode: Mode,
 }
 
 /// One run.

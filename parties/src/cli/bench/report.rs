@@ -83,7 +83,7 @@ pub fn document(
     let float = subject.float.as_deref();
     Ok(json!({
         "model": subject.name,
-        "mode": "three",
+        "mode": settings.mode,
         "ring": result::ring(manifest),
         "rounds": manifest.rounds,
         "arithmetic": manifest.arithmetic.to_string(),
