@@ -14,6 +14,7 @@ mod page;
 mod relay;
 mod result;
 mod shipped;
+pub mod text;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,16 +78,21 @@ impl Ui {
     /// A line for people; not with `--json` or `--quiet`.
     pub fn say(self, line: impl std::fmt::Display) {
         if !self.json && !self.quiet {
-            println!("{line}");
+            self.print(line);
         }
     }
 
+    /// Lines on standard output, without what could steer a terminal.
+    pub fn print(self, lines: impl std::fmt::Display) {
+        println!("{}", text::lines(&lines.to_string()));
+    }
+
     /// The result: one JSON document with `--json`, the text otherwise.
-    pub fn result(self, value: &impl Serialize, text: impl std::fmt::Display) -> Result<()> {
+    pub fn result(self, value: &impl Serialize, lines: impl std::fmt::Display) -> Result<()> {
         if self.json {
             println!("{}", serde_json::to_string_pretty(value)?);
         } else {
-            println!("{text}");
+            self.print(lines);
         }
         Ok(())
     }

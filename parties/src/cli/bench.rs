@@ -178,7 +178,7 @@ impl How {
                     .with_context(|| format!("{} at {place}", subject.name))?;
                 let document = report::document(&subject, *place, &settings, &measured, &yardstick)?;
                 if !ui.json {
-                    println!("{}", report::text(&document, !ui.quiet));
+                    ui.print(report::text(&document, !ui.quiet));
                 }
                 documents.push(document);
             }

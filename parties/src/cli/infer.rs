@@ -14,7 +14,7 @@ use sharelens_models::Manifest;
 use sharelens_protocol::Server;
 
 use super::outputs::{Collector, Outputs};
-use super::{KeyArgs, Mode, RingName, RoundsName, Ui, model, result, show};
+use super::{KeyArgs, Mode, RingName, RoundsName, Ui, model, result, show, text};
 
 #[derive(Debug, Args)]
 pub struct Infer {
@@ -182,7 +182,7 @@ impl Infer {
             ui.say(format_args!("{}\n{}", show(image), result::words(&json["result"])));
             ui.say(result::cost_words(&json["cost"], false));
             if ui.quiet && !ui.json {
-                println!("{}", result::words(&json["result"]).trim());
+                ui.print(result::words(&json["result"]).trim());
             }
             collector.add(image, &done.manifest, &done.outputs, None, json)?;
         }
@@ -208,7 +208,7 @@ impl Plain {
             });
             result::differ(&mut json, manifest, &plain, &float);
             if !ui.json {
-                println!("{}\n{}", show(image), result::words(&json["result"]));
+                ui.print(format_args!("{}\n{}", show(image), result::words(&json["result"])));
             }
             collector.add(image, manifest, &plain, Some(&float), json)?;
         }
@@ -238,7 +238,7 @@ impl Plan {
         let mib = |v: &Value| format!("{:.3}", v.as_f64().unwrap_or(f64::NAN) / f64::from(1 << 20));
         for l in document["layers"].as_array().into_iter().flatten() {
             table.add_row([
-                l["name"].as_str().unwrap_or("").to_string(),
+                text::one_line(l["name"].as_str().unwrap_or("")),
                 l["op"].as_str().unwrap_or("").to_string(),
                 l["rounds"].to_string(),
                 mib(&l["bytes"]),
@@ -247,14 +247,14 @@ impl Plan {
             ]);
         }
         let total = &document["total"];
-        let text = format!(
+        let lines = format!(
             "{table}\n{} rounds, {} MiB sent by each server, {} MiB dealt, {:.3} s on the link (computing not counted)",
             total["rounds"],
             mib(&total["bytes"]),
             mib(&total["dealt_bytes"]),
             total["seconds"].as_f64().unwrap_or(f64::NAN)
         );
-        ui.result(&document, text)
+        ui.result(&document, lines)
     }
 }
 
