@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use sharelens_models::Manifest;
 use sharelens_protocol::prg::Seed;
 use zeroize::Zeroizing;
 
@@ -12,6 +13,7 @@ use crate::control::{
     Accepted, Go, Hello, ImageShare, ModelId, Models, Output, Purpose, Ready, Report, SessionId, Start,
     Upload, check_name,
 };
+use crate::engine;
 use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
 use crate::transport::{Connection, ControlStream, Endpoint};
@@ -104,28 +106,18 @@ impl Client {
         Ok(Self { hash: cluster.hash(), connections, patience, endpoint })
     }
 
-    /// Runs a model on one image. `start` says whether the image waits for preprocessing; `share` is called with
-    /// the manifest and splits the image.
+    /// Asks both servers for a session with a model. `start` says whether the image waits for preprocessing. What
+    /// comes back knows the model, so that the image can be made for it.
     ///
     /// # Errors
     /// Those of the nodes, as [`Error::Refused`]; [`Error::Malformed`] if the servers contradict each other.
-    pub async fn infer(
-        &self,
-        model: &str,
-        version: Option<u32>,
-        start: Start,
-        share: impl FnOnce(&Accepted) -> Result<SharedImage>,
-        progress: impl Fn(Progress),
-    ) -> Result<Inference> {
+    pub async fn begin(&self, model: &str, version: Option<u32>, start: Start) -> Result<Session> {
         check_name(model)?;
         let started = Instant::now();
         let session = SessionId::random()?;
-        let mut streams = Vec::new();
-        for role in [Role::Server0, Role::Server1] {
-            let purpose = Purpose::Infer { model: model.into(), version, start };
-            streams.push(self.open(role, session, purpose).await?);
-        }
-        let [s0, s1] = &mut streams[..] else { return Err(Error::Internal("two servers".into())) };
+        let purpose = || Purpose::Infer { model: model.into(), version, start };
+        let mut s0 = self.open(Role::Server0, session, purpose()).await?;
+        let mut s1 = self.open(Role::Server1, session, purpose()).await?;
         let (accepted, other) = both(s0.recv::<Accepted>(), s1.recv::<Accepted>()).await?;
         if accepted != other {
             return Err(Error::Malformed {
@@ -134,33 +126,29 @@ impl Client {
                 found: format!("model {} or another manifest", other.model),
             });
         }
-        progress(Progress::Accepted);
-        let image = share(&accepted)?;
-        for s in [&mut *s0, &mut *s1] {
+        for s in [&mut s0, &mut s1] {
             s.set_timeout(self.patience.work);
         }
-        both(s0.recv::<Ready>(), s1.recv::<Ready>()).await?;
-        let (ready, offline_seconds) = (Instant::now(), started.elapsed().as_secs_f64());
-        progress(Progress::Ready);
-        // Both go as they are and are wiped when they are sent: no copy is left behind.
-        let seed = Bytes::from_owner(Zeroizing::new(*image.seed.as_bytes()));
-        both(send_share(s0, seed), send_share(s1, Bytes::from_owner(image.words))).await?;
-        progress(Progress::Sent);
-        let (r0, r1) = both(receive(s0, image.output_bytes), receive(s1, image.output_bytes)).await?;
-        let online_seconds = ready.elapsed().as_secs_f64();
-        let ((o0, report0), (o1, report1)) = (r0, r1);
-        for stream in streams {
-            // The result is here; how the stream ends no longer matters.
-            let _ = stream.finish().await;
-        }
-        Ok(Inference {
-            model: accepted.model,
-            manifest: accepted.manifest,
-            outputs: [o0, o1],
-            reports: [report0, report1],
-            offline_seconds,
-            online_seconds,
-        })
+        Ok(Session { streams: [s0, s1], accepted, started })
+    }
+
+    /// [`begin`](Self::begin) and [`Session::run`] in one, for manifests that only the caller can read: `share` is
+    /// called with what both servers accepted and splits the image.
+    ///
+    /// # Errors
+    /// As both, and those of `share`.
+    pub async fn infer(
+        &self,
+        model: &str,
+        version: Option<u32>,
+        start: Start,
+        share: impl FnOnce(&Accepted) -> Result<SharedImage>,
+        progress: impl Fn(Progress),
+    ) -> Result<Inference> {
+        let session = self.begin(model, version, start).await?;
+        progress(Progress::Accepted);
+        let image = share(session.accepted())?;
+        session.run(image, progress).await
     }
 
     /// Shares a model with all three nodes. It counts once all of them have written it. `progress` is told the
@@ -252,6 +240,60 @@ impl Client {
         let mut stream = connection.open(self.patience.answer).await?;
         stream.send(&Hello { version: PROTOCOL_VERSION, cluster: self.hash, session, purpose }).await?;
         Ok(stream)
+    }
+}
+
+/// A session that both servers accepted and that waits for an image. Dropping it ends it on the servers.
+pub struct Session {
+    streams: [ControlStream; 2],
+    accepted: Accepted,
+    started: Instant,
+}
+
+impl Session {
+    /// What both servers said about the model, the same from both.
+    pub const fn accepted(&self) -> &Accepted {
+        &self.accepted
+    }
+
+    /// The model's public manifest, checked as the nodes check it. Nothing may be shared for a model that fails.
+    ///
+    /// # Errors
+    /// [`Error::Config`] saying what is wrong with it.
+    pub fn manifest(&self) -> Result<Manifest> {
+        engine::decode_manifest(&self.accepted.manifest)
+    }
+
+    /// Sends the image once the servers take it, and waits for the result. `progress` is told when they are
+    /// [`Progress::Ready`] and when the image is [`Progress::Sent`].
+    ///
+    /// # Errors
+    /// Those of the nodes, as [`Error::Refused`]; [`Error::Malformed`] if a result has another length.
+    pub async fn run(self, image: SharedImage, progress: impl Fn(Progress)) -> Result<Inference> {
+        let Self { streams: [mut s0, mut s1], accepted, started } = self;
+        both(s0.recv::<Ready>(), s1.recv::<Ready>()).await?;
+        let (ready, offline_seconds) = (Instant::now(), started.elapsed().as_secs_f64());
+        progress(Progress::Ready);
+        // Both go as they are and are wiped when they are sent: no copy is left behind.
+        let seed = Bytes::from_owner(Zeroizing::new(*image.seed.as_bytes()));
+        let words = Bytes::from_owner(image.words);
+        both(send_share(&mut s0, seed), send_share(&mut s1, words)).await?;
+        progress(Progress::Sent);
+        let due = image.output_bytes;
+        let ((o0, report0), (o1, report1)) = both(receive(&mut s0, due), receive(&mut s1, due)).await?;
+        let online_seconds = ready.elapsed().as_secs_f64();
+        for stream in [s0, s1] {
+            // The result is here; how the stream ends no longer matters.
+            let _ = stream.finish().await;
+        }
+        Ok(Inference {
+            model: accepted.model,
+            manifest: accepted.manifest,
+            outputs: [o0, o1],
+            reports: [report0, report1],
+            offline_seconds,
+            online_seconds,
+        })
     }
 }
 

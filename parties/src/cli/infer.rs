@@ -8,8 +8,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use sharelens::client::{Inference, Patience, Progress};
 use sharelens::config::LinkConfig;
-use sharelens::control::{Accepted, Start};
-use sharelens::{Client, Cluster, Error, Identity, Role, engine};
+use sharelens::control::Start;
+use sharelens::{Client, Cluster, Identity, Role, engine};
 use sharelens_models::Manifest;
 use sharelens_protocol::Server;
 
@@ -123,17 +123,7 @@ pub async fn infer(
     ui: Ui,
 ) -> Result<Done> {
     let bar = ui.progress(4, "sharing");
-    let (mut manifest, mut view) = (None, Vec::new());
-    let share = |accepted: &Accepted| {
-        let accepted = engine::decode_manifest(&accepted.manifest)?;
-        let input = model::input(accepted.config.preprocess.as_ref(), image)
-            .map_err(|e| Error::Config { file: "the image".into(), reason: format!("{e:#}") })?;
-        let shared = engine::share_image(&accepted, &input)?;
-        view = engine::view(&accepted, &shared, Server::Server0)?;
-        manifest = Some(accepted);
-        Ok(shared)
-    };
-    let progress = |at: Progress| {
+    let told = |at: Progress| {
         bar.inc(1);
         bar.set_message(match at {
             Progress::Accepted if start == Start::AtOnce => "connecting",
@@ -142,9 +132,18 @@ pub async fn infer(
             Progress::Sent => "computing",
         });
     };
-    let inference = client.infer(name, version, start, share, progress).await;
+    let run = async {
+        let session = client.begin(name, version, start).await?;
+        told(Progress::Accepted);
+        let manifest = session.manifest()?;
+        let input = model::input(manifest.config.preprocess.as_ref(), image).context("the image")?;
+        let shared = engine::share_image(&manifest, &input)?;
+        let view = engine::view(&manifest, &shared, Server::Server0)?;
+        anyhow::Ok((session.run(shared, told).await?, manifest, view))
+    };
+    let done = run.await;
     bar.finish_and_clear();
-    let (inference, manifest) = (inference?, manifest.context("no manifest came")?);
+    let (inference, manifest, view) = done?;
     let [a, b] = &inference.outputs;
     let outputs = engine::open_result(&manifest, [a, b])?;
     Ok(Done { manifest, outputs, inference, start, view })
