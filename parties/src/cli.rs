@@ -15,6 +15,7 @@ mod page;
 mod relay;
 mod result;
 mod shipped;
+pub mod text;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,16 +82,21 @@ impl Ui {
     /// A line for people; not with `--json` or `--quiet`.
     pub fn say(self, line: impl std::fmt::Display) {
         if !self.json && !self.quiet {
-            println!("{line}");
+            self.print(line);
         }
     }
 
+    /// Lines on standard output, without what could steer a terminal.
+    pub fn print(self, lines: impl std::fmt::Display) {
+        println!("{}", text::lines(&lines.to_string()));
+    }
+
     /// The result: one JSON document with `--json`, the text otherwise.
-    pub fn result(self, value: &impl Serialize, text: impl std::fmt::Display) -> Result<()> {
+    pub fn result(self, value: &impl Serialize, lines: impl std::fmt::Display) -> Result<()> {
         if self.json {
             println!("{}", serde_json::to_string_pretty(value)?);
         } else {
-            println!("{text}");
+            self.print(lines);
         }
         Ok(())
     }
@@ -151,7 +157,8 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 /// Where correlations come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
 enum Mode {
     /// A third server deals them.
     #[default]

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use sharelens_models::Manifest;
 use sharelens_protocol::prg::Seed;
 use zeroize::Zeroizing;
 
@@ -11,6 +13,7 @@ use crate::control::{
     Accepted, Go, Hello, ImageShare, ModelId, Models, Output, Purpose, Ready, Report, SessionId, Start,
     Upload, check_name,
 };
+use crate::engine;
 use crate::error::{Code, Error, Result};
 use crate::identity::{Identity, Pin};
 use crate::transport::{Connection, ControlStream, Endpoint};
@@ -105,28 +108,18 @@ impl Client {
         Ok(Self { hash: cluster.hash(), connections, patience, endpoint })
     }
 
-    /// Runs a model on one image. `start` says whether the image waits for preprocessing; `share` is called with
-    /// the manifest and splits the image.
+    /// Asks both servers for a session with a model. `start` says whether the image waits for preprocessing. What
+    /// comes back knows the model, so that the image can be made for it.
     ///
     /// # Errors
     /// Those of the nodes, as [`Error::Refused`]; [`Error::Malformed`] if the servers contradict each other.
-    pub async fn infer(
-        &self,
-        model: &str,
-        version: Option<u32>,
-        start: Start,
-        share: impl FnOnce(&Accepted) -> Result<SharedImage>,
-        progress: impl Fn(Progress),
-    ) -> Result<Inference> {
+    pub async fn begin(&self, model: &str, version: Option<u32>, start: Start) -> Result<Session> {
         check_name(model)?;
         let started = Instant::now();
         let session = SessionId::random()?;
-        let mut streams = Vec::new();
-        for role in [Role::Server0, Role::Server1] {
-            let purpose = Purpose::Infer { model: model.into(), version, start };
-            streams.push(self.open(role, session, purpose).await?);
-        }
-        let [s0, s1] = &mut streams[..] else { return Err(Error::Internal("two servers".into())) };
+        let purpose = || Purpose::Infer { model: model.into(), version, start };
+        let mut s0 = self.open(Role::Server0, session, purpose()).await?;
+        let mut s1 = self.open(Role::Server1, session, purpose()).await?;
         let (accepted, other) = both(s0.recv::<Accepted>(), s1.recv::<Accepted>()).await?;
         if accepted != other {
             return Err(Error::Malformed {
@@ -135,33 +128,29 @@ impl Client {
                 found: format!("model {} or another manifest", other.model),
             });
         }
-        progress(Progress::Accepted);
-        let image = share(&accepted)?;
-        for s in [&mut *s0, &mut *s1] {
+        for s in [&mut s0, &mut s1] {
             s.set_timeout(self.patience.work);
         }
-        both(s0.recv::<Ready>(), s1.recv::<Ready>()).await?;
-        let (ready, offline_seconds) = (Instant::now(), started.elapsed().as_secs_f64());
-        progress(Progress::Ready);
-        let seed = Zeroizing::new(*image.seed.as_bytes());
-        both(send_share(s0, &*seed), send_share(s1, &image.words)).await?;
-        progress(Progress::Sent);
-        let (r0, r1) = both(receive(s0, image.output_bytes), receive(s1, image.output_bytes)).await?;
-        let online_seconds = ready.elapsed().as_secs_f64();
-        let ((o0, report0), (o1, report1)) = (r0, r1);
-        for stream in streams {
-            // The result is here; how the stream ends no longer matters.
-            let _ = stream.finish().await;
-        }
-        Ok(Inference {
-            model: accepted.model,
-            manifest: accepted.manifest,
-            owner: accepted.owner,
-            outputs: [o0, o1],
-            reports: [report0, report1],
-            offline_seconds,
-            online_seconds,
-        })
+        Ok(Session { streams: [s0, s1], accepted, started })
+    }
+
+    /// [`begin`](Self::begin) and [`Session::run`] in one, for manifests that only the caller can read: `share` is
+    /// called with what both servers accepted and splits the image.
+    ///
+    /// # Errors
+    /// As both, and those of `share`.
+    pub async fn infer(
+        &self,
+        model: &str,
+        version: Option<u32>,
+        start: Start,
+        share: impl FnOnce(&Accepted) -> Result<SharedImage>,
+        progress: impl Fn(Progress),
+    ) -> Result<Inference> {
+        let session = self.begin(model, version, start).await?;
+        progress(Progress::Accepted);
+        let image = share(session.accepted())?;
+        session.run(image, progress).await
     }
 
     /// Shares a model with all three nodes. It counts once all of them have written it. `progress` is told the
@@ -179,13 +168,16 @@ impl Client {
     ) -> Result<()> {
         check_name(&model.name)?;
         let session = SessionId::random()?;
-        let seed = Zeroizing::new(seed.as_bytes().to_vec());
+        // Slices of these go to the nodes without a copy; the last of them wipes what is secret.
+        let seed = Bytes::from_owner(Zeroizing::new(*seed.as_bytes()));
+        let words = Bytes::from_owner(words);
+        let manifest = Bytes::from(manifest);
         let mut streams = Vec::new();
         for role in Role::ALL {
-            let share: &[u8] = match role {
-                Role::Server0 => &seed,
-                Role::Server1 => &words,
-                Role::Helper => &[],
+            let share = match role {
+                Role::Server0 => seed.clone(),
+                Role::Server1 => words.clone(),
+                Role::Helper => Bytes::new(),
             };
             let upload = Upload {
                 model: model.clone(),
@@ -201,9 +193,13 @@ impl Client {
         let manifest = &manifest;
         let work = self.patience.work;
         let uploads = streams.iter_mut().map(|(stream, share)| async move {
-            for part in manifest.chunks(SLICE).chain(share.chunks(SLICE)) {
-                stream.send_bulk(bytes::Bytes::from_owner(Zeroizing::new(part.to_vec()))).await?;
-                progress(part.len() as u64);
+            for whole in [manifest, share] {
+                for at in (0..whole.len()).step_by(SLICE) {
+                    let part = whole.slice(at..whole.len().min(at + SLICE));
+                    let length = part.len() as u64;
+                    stream.send_bulk(part).await?;
+                    progress(length);
+                }
             }
             stream.set_timeout(work);
             stream.recv::<Go>().await
@@ -249,12 +245,66 @@ impl Client {
     }
 }
 
+/// A session that both servers accepted and that waits for an image. Dropping it ends it on the servers.
+pub struct Session {
+    streams: [ControlStream; 2],
+    accepted: Accepted,
+    started: Instant,
+}
+
+impl Session {
+    /// What both servers said about the model, the same from both.
+    pub const fn accepted(&self) -> &Accepted {
+        &self.accepted
+    }
+
+    /// The model's public manifest, checked as the nodes check it. Nothing may be shared for a model that fails.
+    ///
+    /// # Errors
+    /// [`Error::Config`] saying what is wrong with it.
+    pub fn manifest(&self) -> Result<Manifest> {
+        engine::decode_manifest(&self.accepted.manifest)
+    }
+
+    /// Sends the image once the servers take it, and waits for the result. `progress` is told when they are
+    /// [`Progress::Ready`] and when the image is [`Progress::Sent`].
+    ///
+    /// # Errors
+    /// Those of the nodes, as [`Error::Refused`]; [`Error::Malformed`] if a result has another length.
+    pub async fn run(self, image: SharedImage, progress: impl Fn(Progress)) -> Result<Inference> {
+        let Self { streams: [mut s0, mut s1], accepted, started } = self;
+        both(s0.recv::<Ready>(), s1.recv::<Ready>()).await?;
+        let (ready, offline_seconds) = (Instant::now(), started.elapsed().as_secs_f64());
+        progress(Progress::Ready);
+        // Both go as they are and are wiped when they are sent: no copy is left behind.
+        let seed = Bytes::from_owner(Zeroizing::new(*image.seed.as_bytes()));
+        let words = Bytes::from_owner(image.words);
+        both(send_share(&mut s0, seed), send_share(&mut s1, words)).await?;
+        progress(Progress::Sent);
+        let due = image.output_bytes;
+        let ((o0, report0), (o1, report1)) = both(receive(&mut s0, due), receive(&mut s1, due)).await?;
+        let online_seconds = ready.elapsed().as_secs_f64();
+        for stream in [s0, s1] {
+            // The result is here; how the stream ends no longer matters.
+            let _ = stream.finish().await;
+        }
+        Ok(Inference {
+            model: accepted.model,
+            manifest: accepted.manifest,
+            owner: accepted.owner,
+            outputs: [o0, o1],
+            reports: [report0, report1],
+            offline_seconds,
+            online_seconds,
+        })
+    }
+}
+
 const SLICE: usize = 1 << 20;
 
-async fn send_share(stream: &mut ControlStream, share: &[u8]) -> Result<()> {
+async fn send_share(stream: &mut ControlStream, share: Bytes) -> Result<()> {
     stream.send(&ImageShare { bytes: share.len() as u64 }).await?;
-    // A copy that is wiped when it has been sent.
-    stream.send_bulk(bytes::Bytes::from_owner(Zeroizing::new(share.to_vec()))).await
+    stream.send_bulk(share).await
 }
 
 async fn receive(stream: &mut ControlStream, due: usize) -> Result<(Zeroizing<Vec<u8>>, Report)> {

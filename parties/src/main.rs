@@ -14,8 +14,8 @@ fn main() -> ExitCode {
         Err(e) => {
             // One sentence: what failed, where, and what to do. Never a backtrace.
             // Names of files and peers may hold anything; they must not steer the terminal.
-            let text = format!("{e:#}").replace(char::is_control, " ");
-            eprintln!("error: {text}");
+            let text = format!("{e:#}").replace('\n', " ");
+            eprintln!("error: {}", cli::text::one_line(&text));
             ExitCode::FAILURE
         }
     }

@@ -69,8 +69,9 @@ async fn several_overlapped_sessions_with_little_memory_agree_with_one_prepared_
     client.share(&id, encoded, &seed, words, |_| {}).await.unwrap();
 
     let run = async |start, input: &[f32]| {
-        let share = |_: &_| engine::share_image(&manifest, input);
-        let done = client.infer("mri", None, start, share, |_| {}).await.unwrap();
+        let session = client.begin("mri", None, start).await.unwrap();
+        let image = engine::share_image(&session.manifest().unwrap(), input).unwrap();
+        let done = session.run(image, |_| {}).await.unwrap();
         let [a, b] = &done.outputs;
         let logits = engine::open_result(&manifest, [a, b]).unwrap().remove(0);
         let [l0, l1] = done.reports.map(|r| r.ledger.total().sent);

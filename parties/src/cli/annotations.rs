@@ -10,7 +10,7 @@ use sharelens_models::config::Config;
 use sharelens_models::detect::Detections;
 use sharelens_models::detect::precision::{self, Truth};
 
-use super::show;
+use super::{show, text};
 
 /// Bytes that an annotation file may have.
 const MAX_BYTES: u64 = 1 << 20;
@@ -73,7 +73,10 @@ pub fn ap50(config: &Config, found: &[Detections], truth: &[Truth]) -> Value {
 pub fn words(config: &Config, ap50: &Value) -> String {
     let entries = config.classes.iter().skip(1).map(String::as_str).chain(["mAP"]);
     let number = |v: &Value| v.as_f64().map_or_else(|| "-".into(), |v| format!("{v:.4}"));
-    entries.map(|class| format!("{class} {}", number(&ap50[class]))).collect::<Vec<_>>().join("   ")
+    entries
+        .map(|class| format!("{} {}", text::one_line(class), number(&ap50[class])))
+        .collect::<Vec<_>>()
+        .join("   ")
 }
 
 fn annotation_file(dir: &Path, image: &Path) -> PathBuf {

@@ -167,7 +167,7 @@ impl How {
         let threads = self.threads.map(usize::from);
         machine::set_threads(threads)?;
         let start = Start::overlapped(self.overlap);
-        let settings = measure::Settings { runs: self.runs.into(), threads, start };
+        let settings = measure::Settings { runs: self.runs.into(), threads, start, mode: self.mode };
         let mut documents = Vec::new();
         for make in subjects {
             let mut subject = make(ui)?;
@@ -178,7 +178,7 @@ impl How {
                     .with_context(|| format!("{} at {place}", subject.name))?;
                 let document = report::document(&subject, *place, &settings, &measured, &yardstick)?;
                 if !ui.json {
-                    println!("{}", report::text(&document, !ui.quiet));
+                    ui.print(report::text(&document, !ui.quiet));
                 }
                 documents.push(document);
             }

@@ -108,7 +108,8 @@ impl Demo {
 
         let twin = prepared.twin(&model::arithmetic(&prepared, self.ring)?)?;
         let (plain, float) = (twin.run(&input)?, prepared.float(&input)?);
-        let mut json = done.json(if self.image.is_some() { &image } else { Path::new(shipped.image.0) })?;
+        let shown = if self.image.is_some() { &image } else { Path::new(shipped.image.0) };
+        let mut json = done.json(shown, self.mode)?;
         json["model"] = name.into();
         json["plain"] = result::result(&done.manifest, &plain)?;
         json["float"] = result::result(&done.manifest, &float)?;

@@ -8,13 +8,13 @@ use clap::Args;
 use serde_json::{Value, json};
 use sharelens::client::{Inference, Patience, Progress};
 use sharelens::config::LinkConfig;
-use sharelens::control::{Accepted, Start};
-use sharelens::{Client, Cluster, Error, Identity, Pin, Role, engine};
+use sharelens::control::Start;
+use sharelens::{Client, Cluster, Identity, Pin, Role, engine};
 use sharelens_models::Manifest;
 use sharelens_protocol::Server;
 
 use super::outputs::{Collector, Outputs};
-use super::{KeyArgs, Mode, RingName, RoundsName, Ui, model, result, show};
+use super::{KeyArgs, Mode, RingName, RoundsName, Ui, model, result, show, text};
 
 #[derive(Debug, Args)]
 pub struct Infer {
@@ -97,12 +97,12 @@ pub struct Done {
 
 impl Done {
     /// The document of `--json`.
-    pub fn json(&self, image: &Path) -> Result<Value> {
+    pub fn json(&self, image: &Path, mode: Mode) -> Result<Value> {
         Ok(json!({
             "model": self.inference.model.name,
             "version": self.inference.model.version,
             "owner": self.inference.owner,
-            "mode": "three",
+            "mode": mode,
             "ring": result::ring(&self.manifest),
             "image": show(image),
             "result": result::result(&self.manifest, &self.outputs)?,
@@ -135,21 +135,7 @@ pub struct Wanted<'a> {
 /// Runs a shared model on one image.
 pub async fn infer(client: &Client, wanted: Wanted<'_>, start: Start, image: &Path, ui: Ui) -> Result<Done> {
     let bar = ui.progress(4, "sharing");
-    let (mut manifest, mut view) = (None, Vec::new());
-    let share = |accepted: &Accepted| {
-        if let Some(expected) = wanted.owner.filter(|owner| *owner != accepted.owner) {
-            let reason = format!("was shared by {}, and {expected} was asked for", accepted.owner);
-            return Err(Error::Config { file: format!("model {}", accepted.model), reason });
-        }
-        let accepted = engine::decode_manifest(&accepted.manifest)?;
-        let input = model::input(accepted.config.preprocess.as_ref(), image)
-            .map_err(|e| Error::Config { file: "the image".into(), reason: format!("{e:#}") })?;
-        let shared = engine::share_image(&accepted, &input)?;
-        view = engine::view(&accepted, &shared, Server::Server0)?;
-        manifest = Some(accepted);
-        Ok(shared)
-    };
-    let progress = |at: Progress| {
+    let told = |at: Progress| {
         bar.inc(1);
         bar.set_message(match at {
             Progress::Accepted if start == Start::AtOnce => "connecting",
@@ -158,9 +144,22 @@ pub async fn infer(client: &Client, wanted: Wanted<'_>, start: Start, image: &Pa
             Progress::Sent => "computing",
         });
     };
-    let inference = client.infer(wanted.model, wanted.version, start, share, progress).await;
+    let run = async {
+        let session = client.begin(wanted.model, wanted.version, start).await?;
+        let (owner, model) = (session.accepted().owner, &session.accepted().model);
+        if let Some(expected) = wanted.owner.filter(|wanted| *wanted != owner) {
+            bail!("model {model} was shared by {owner}, and {expected} was asked for");
+        }
+        told(Progress::Accepted);
+        let manifest = session.manifest()?;
+        let input = model::input(manifest.config.preprocess.as_ref(), image).context("the image")?;
+        let shared = engine::share_image(&manifest, &input)?;
+        let view = engine::view(&manifest, &shared, Server::Server0)?;
+        anyhow::Ok((session.run(shared, told).await?, manifest, view))
+    };
+    let done = run.await;
     bar.finish_and_clear();
-    let (inference, manifest) = (inference?, manifest.context("no manifest came")?);
+    let (inference, manifest, view) = done?;
     let [a, b] = &inference.outputs;
     let outputs = engine::open_result(&manifest, [a, b])?;
     Ok(Done { manifest, outputs, inference, start, view })
@@ -196,11 +195,11 @@ impl Infer {
             let wanted = Wanted { model: &self.model, version: self.version, owner: self.owner };
             let done = infer(client, wanted, start, image, ui).await?;
             ui.say(format_args!("model {} of owner {}", done.inference.model, done.inference.owner));
-            let json = done.json(image)?;
+            let json = done.json(image, self.mode)?;
             ui.say(format_args!("{}\n{}", show(image), result::words(&json["result"])));
             ui.say(result::cost_words(&json["cost"], false));
             if ui.quiet && !ui.json {
-                println!("{}", result::words(&json["result"]).trim());
+                ui.print(result::words(&json["result"]).trim());
             }
             collector.add(image, &done.manifest, &done.outputs, None, json)?;
         }
@@ -226,7 +225,7 @@ impl Plain {
             });
             result::differ(&mut json, manifest, &plain, &float);
             if !ui.json {
-                println!("{}\n{}", show(image), result::words(&json["result"]));
+                ui.print(format_args!("{}\n{}", show(image), result::words(&json["result"])));
             }
             collector.add(image, manifest, &plain, Some(&float), json)?;
         }
@@ -256,7 +255,7 @@ impl Plan {
         let mib = |v: &Value| format!("{:.3}", v.as_f64().unwrap_or(f64::NAN) / f64::from(1 << 20));
         for l in document["layers"].as_array().into_iter().flatten() {
             table.add_row([
-                l["name"].as_str().unwrap_or("").to_string(),
+                text::one_line(l["name"].as_str().unwrap_or("")),
                 l["op"].as_str().unwrap_or("").to_string(),
                 l["rounds"].to_string(),
                 mib(&l["bytes"]),
@@ -265,14 +264,14 @@ impl Plan {
             ]);
         }
         let total = &document["total"];
-        let text = format!(
+        let lines = format!(
             "{table}\n{} rounds, {} MiB sent by each server, {} MiB dealt, {:.3} s on the link (computing not counted)",
             total["rounds"],
             mib(&total["bytes"]),
             mib(&total["dealt_bytes"]),
             total["seconds"].as_f64().unwrap_or(f64::NAN)
         );
-        ui.result(&document, text)
+        ui.result(&document, lines)
     }
 }
 

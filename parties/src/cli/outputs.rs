@@ -114,10 +114,10 @@ impl<'a> Collector<'a> {
                 document[key] = annotations::ap50(config, found, &self.truth);
                 if !self.ui.json {
                     let images = self.truth.len();
-                    println!(
+                    self.ui.print(format_args!(
                         "{words:<10} {}   ({images} images)",
                         annotations::words(config, &document[key])
-                    );
+                    ));
                 }
             }
         }

@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-use super::draw;
-use super::result;
+use super::{draw, result, text};
 
 const STYLE: &str = "body{font:16px/1.5 sans-serif;margin:2em auto;max-width:70em;padding:0 1em}\
 figure{display:inline-block;margin:0 1em 1em 0;vertical-align:top;width:45%}figure img{width:100%}\
@@ -13,12 +12,12 @@ i{display:inline-block;width:.8em;height:.8em;margin-right:.4em}";
 
 /// The page for a document of `demo`, with the drawn boxes and, if there is a picture of it, what server 0 saw.
 pub fn html(json: &Value, boxes: &str, view: Option<&str>) -> String {
-    let text = |v: &Value| escape(v.as_str().unwrap_or(""));
+    let shown = |v: &Value| escape(v.as_str().unwrap_or(""));
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>{0}</title>\
          <style>{STYLE}</style></head>\n<body>\n<h1>{0} on {1}</h1>\n",
-        text(&json["model"]),
-        text(&json["image"])
+        shown(&json["model"]),
+        shown(&json["image"])
     );
     page += &format!(
         "<figure><img src=\"{boxes}\" alt=\"boxes\"><figcaption>What the client sees</figcaption></figure>\n"
@@ -55,8 +54,8 @@ pub fn html(json: &Value, boxes: &str, view: Option<&str>) -> String {
     );
     let layers = cost["layers"].as_array().into_iter().flatten().map(|layer| {
         vec![
-            text(&layer["name"]),
-            text(&layer["op"]),
+            shown(&layer["name"]),
+            shown(&layer["op"]),
             layer["rounds"].to_string(),
             format!("{:.3}", mib(&layer["bytes"])),
             format!("{:.2}", seconds(layer) * 1e3),
@@ -79,7 +78,7 @@ fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in text::one_line(text).chars() {
         match c {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
@@ -98,7 +97,7 @@ mod tests {
     #[test]
     fn names_cannot_break_out() {
         let json = serde_json::json!({
-            "model": "<script>", "image": "a\"b&c",
+            "model": "<script>\u{202e}\u{1b}", "image": "a\"b&c",
             "result": { "boxes": [[1, 2, 3, 4]], "labels": [1], "scores": [0.5], "classes": ["<b>"], "settled": false },
             "max_abs_error": 0.25,
         });
@@ -106,6 +105,7 @@ mod tests {
         assert!(
             page.contains("&lt;script&gt;") && page.contains("&lt;b&gt;") && page.contains("a&quot;b&amp;c")
         );
+        assert!(!page.contains(['\u{202e}', '\u{1b}']));
         assert!(!page.contains("<script") && page.contains("--nms-steps") && page.contains("<td>0.500</td>"));
         assert!(
             !page.contains("server0")

@@ -12,6 +12,8 @@ use sharelens_models::graph::FinalActivation;
 use sharelens_protocol::channel::HEADER_BYTES;
 use sharelens_protocol::cost::{Entry, Ledger};
 
+use super::text;
+
 /// Outputs as the task has them: detections in pixels of the input, a label with its class, or vectors with names.
 pub fn result(manifest: &Manifest, outputs: &[Vec<f64>]) -> Result<Value> {
     let first = outputs.first().context("the model has no output")?;
@@ -165,12 +167,13 @@ pub fn words(result: &Value) -> String {
     }
     let Some(label) = result.get("label") else {
         let shapes = result["outputs"].as_array().into_iter().flatten();
-        let lines = shapes.map(|o| format!("  output   {} {}", o["name"], o["shape"]));
+        let lines =
+            shapes.map(|o| format!("  output   {} {}", text::one_line(&o["name"].to_string()), o["shape"]));
         return lines.collect::<Vec<_>>().join("\n");
     };
     let index = label.as_u64().unwrap_or(0) as usize;
     let probability = result["probabilities"][index].as_f64().unwrap_or(f64::NAN);
-    let class = result["class"].as_str().map_or_else(|| label.to_string(), String::from);
+    let class = result["class"].as_str().map_or_else(|| label.to_string(), text::one_line);
     format!("  label    {class}   probability {probability:.4}")
 }
 
@@ -179,7 +182,7 @@ pub fn rows(result: &Value) -> Vec<[String; 6]> {
     let number = |v: &Value, digits: usize| format!("{:.digits$}", v.as_f64().unwrap_or(f64::NAN));
     let row = |(i, corners): (usize, &Value)| {
         let class =
-            result["classes"][i].as_str().map_or_else(|| result["labels"][i].to_string(), String::from);
+            result["classes"][i].as_str().map_or_else(|| result["labels"][i].to_string(), text::one_line);
         let [x1, y1, x2, y2] = [0, 1, 2, 3].map(|a| number(&corners[a], 1));
         [class, number(&result["scores"][i], 3), x1, y1, x2, y2]
     };
@@ -245,7 +248,7 @@ pub fn cost_words(cost: &Value, layers: bool) -> String {
         table.load_style(comfy_table::presets::NOTHING).set_header(["layer", "op", "rounds", "MiB", "ms"]);
         for layer in cost["layers"].as_array().into_iter().flatten() {
             let ms = seconds(layer) * 1e3;
-            let name = layer["name"].as_str().unwrap_or("").to_string();
+            let name = text::one_line(layer["name"].as_str().unwrap_or(""));
             let op = layer["op"].as_str().unwrap_or("").to_string();
             let bytes = format!("{:.3}", mib(&layer["bytes"]));
             table.add_row([name, op, layer["rounds"].to_string(), bytes, format!("{ms:.2}")]);
@@ -276,5 +279,24 @@ mod tests {
         assert_eq!(lines, [COLUMNS.to_vec(), vec!["WBC", "0.988", "1.0", "2.0", "30.2", "40.0"]]);
         result["settled"] = false.into();
         assert!(words(&result).contains("--nms-steps"));
+    }
+
+    #[test]
+    fn names_of_a_model_cannot_forge_lines_or_steer_the_terminal() {
+        let evil = "\u{1b}[2Jx\n  label    no_tumor";
+        let detected = json!({
+            "boxes": [[1, 2, 3, 4]], "labels": [1], "scores": [0.5], "classes": [evil], "settled": true
+        });
+        let classified = json!({ "label": 0, "class": evil, "probabilities": [1.0] });
+        let other = json!({ "outputs": [{ "name": evil, "shape": [1] }] });
+        let layers = json!({ "layers": [{ "name": evil, "op": "conv" }] });
+        for (text, lines) in [
+            (words(&detected), 2),
+            (words(&classified), 1),
+            (words(&other), 1),
+            (cost_words(&layers, true), 4),
+        ] {
+            assert!(text.lines().count() == lines && !text.contains('\u{1b}'), "{text:?}");
+        }
     }
 }

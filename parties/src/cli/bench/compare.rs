@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::cli::{Ui, show};
+use crate::cli::{Ui, show, text};
 
 #[derive(Debug, Args)]
 pub struct Compare {
@@ -139,7 +139,7 @@ fn words(comparison: &Value, files: &Compare) -> String {
             (a, b) => format!("{a} -> {b}"),
         };
         table.add_row([
-            row["case"].as_str().unwrap_or("").to_string(),
+            text::one_line(row["case"].as_str().unwrap_or("")),
             row["phase"].as_str().unwrap_or("").to_string(),
             number("old"),
             number("new"),

@@ -15,7 +15,7 @@ use sharelens_protocol::cost::Ledger;
 use super::subject::Subject;
 use super::{link_config, machine};
 use crate::cli::nodes::{self, Nodes};
-use crate::cli::{Ui, Wan, infer, model};
+use crate::cli::{Mode, Ui, Wan, infer, model};
 
 /// Where the parties are.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,6 +84,8 @@ pub struct Settings {
     pub threads: Option<usize>,
     /// Whether the input waits for preprocessing.
     pub start: Start,
+    /// Where correlations come from.
+    pub mode: Mode,
 }
 
 /// One run.
@@ -149,8 +151,9 @@ async fn in_processes(subject: &Subject, place: Place, settings: &Settings, ui: 
     let mut samples = Vec::new();
     for _ in 0..=settings.runs {
         // Splitting the image is the client's work, done before the clock of the online phase starts.
-        let share = |_: &_| engine::share_image(manifest, &subject.input);
-        let done = client.infer(&id.name, None, settings.start, share, |_| {}).await?;
+        let session = client.begin(&id.name, None, settings.start).await?;
+        let image = engine::share_image(&session.manifest()?, &subject.input)?;
+        let done = session.run(image, |_| {}).await?;
         let [a, b] = &done.outputs;
         let [r0, r1] = done.reports;
         samples.push(Sample {

@@ -7,7 +7,7 @@ use sharelens::control::Start;
 use super::machine;
 use super::measure::{Measured, Place, Sample, Settings};
 use super::subject::Subject;
-use crate::cli::result;
+use crate::cli::{result, text};
 
 /// Results of more numbers than this are left out of reports.
 const SHOWN: usize = 4096;
@@ -83,7 +83,7 @@ pub fn document(
     let float = subject.float.as_deref();
     Ok(json!({
         "model": subject.name,
-        "mode": "three",
+        "mode": settings.mode,
         "ring": result::ring(manifest),
         "rounds": manifest.rounds,
         "arithmetic": manifest.arithmetic.to_string(),
@@ -130,7 +130,7 @@ pub fn document(
 
 /// A document of [`document`] for people.
 pub fn text(document: &Value, details: bool) -> String {
-    let word = |v: &Value| v.as_str().unwrap_or("").to_string();
+    let word = |v: &Value| text::one_line(v.as_str().unwrap_or(""));
     let runs = &document["runs"];
     let seconds = |v: &Value| {
         let [median, min, max] = ["median", "min", "max"].map(|key| v[key].as_f64().unwrap_or(f64::NAN));
