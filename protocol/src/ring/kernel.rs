@@ -48,23 +48,40 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The best instruction set of this processor; asked once.
+    /// The best instruction set of this processor, or a plainer one that the environment variable `SHARELENS_KERNELS`
+    /// names: `portable`, `avx2` or `avx512`. Asked once. Results do not depend on it.
+    ///
+    /// # Panics
+    /// If the variable names no instruction set, or one that this processor lacks.
     pub fn detect() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| {
-            #[cfg(target_arch = "x86_64")]
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt") {
-                let all = is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512vnni")
-                    && is_x86_feature_detected!("avx512vbmi2")
-                    && is_x86_feature_detected!("avx512bitalg");
-                return if all { Self::Avx512 } else { Self::Avx2 };
-            }
-            Self::Portable
+            let best = Self::of_processor();
+            let Some(name) = std::env::var_os("SHARELENS_KERNELS") else { return best };
+            let named = match name.to_str() {
+                Some("portable") => Some(Self::Portable),
+                Some("avx2") => Some(Self::Avx2),
+                Some("avx512") => Some(Self::Avx512),
+                _ => None,
+            };
+            let named = named.filter(|named| *named <= best);
+            named.unwrap_or_else(|| panic!("SHARELENS_KERNELS={} is not to be had here", name.display()))
         })
+    }
+
+    fn of_processor() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt") {
+            let all = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+                && is_x86_feature_detected!("avx512vbmi2")
+                && is_x86_feature_detected!("avx512bitalg");
+            return if all { Self::Avx512 } else { Self::Avx2 };
+        }
+        Self::Portable
     }
 
     /// Every instruction set this processor has, from plain to best.
