@@ -47,7 +47,7 @@ impl Seed {
         let prg = Prg {
             cipher: Aes128Enc::new(&key.into()),
             #[cfg(any(test, feature = "insecure-testing"))]
-            tampering: insecure::Tampering::default(),
+            tampering: Box::default(),
         };
         zeroize::Zeroize::zeroize(&mut key);
         prg
@@ -137,7 +137,7 @@ purposes! {
 pub struct Prg {
     cipher: Aes128Enc,
     #[cfg(any(test, feature = "insecure-testing"))]
-    tampering: insecure::Tampering,
+    tampering: Box<insecure::Tampering>,
 }
 
 impl Prg {
