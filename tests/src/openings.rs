@@ -117,7 +117,7 @@ enum What {
 }
 
 fn what<R: SecureRing>(ring: &R, plan: &Plan, step: Step) -> What {
-    let message = (step.to_bits() & 0xffff) as u64;
+    let message = step.to_bits() & 0xffff;
     match plan.demands().get(&step.call_start()) {
         Some(Demand::Convert { .. }) => What::Words(Range::Reduced),
         Some(Demand::Sign(signs)) if message > 0 => What::Bits(signs.n),
