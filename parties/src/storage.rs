@@ -72,7 +72,8 @@ impl Storage {
     /// Notes a session's id, durably.
     ///
     /// # Errors
-    /// As [`Seen::note`].
+    /// [`Error::Replay`] if it was seen before, [`Error::Clock`] if it is not of this time, [`Error::Busy`] if there are too
+    /// many, [`Error::Storage`].
     pub fn first_use(&self, id: SessionId) -> Result<()> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).note(id, now())
     }
