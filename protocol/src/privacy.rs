@@ -21,6 +21,7 @@
 
 mod cases;
 mod exhaustive;
+mod known_answers;
 mod mutants;
 
 use std::collections::BTreeMap;

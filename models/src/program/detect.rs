@@ -94,7 +94,7 @@ impl Stage {
             Self::Scores { .. } => (Vec::new(), Vec::new()),
             Self::DecodeClasses(s) => {
                 let n = s.proposals;
-                (vec![vec![n, 4], vec![n, 4 * s.classes]], vec![n * (s.classes - 1), 4])
+                (vec![vec![n, 4], vec![n, 4 * s.classes]], vec![n * s.classes.saturating_sub(1), 4])
             }
             Self::RankDetections(s) => {
                 let (n, c) = (s.proposals, s.classes);
