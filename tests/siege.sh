@@ -14,23 +14,23 @@ trap 'kill "${pids[@]}" 2>/dev/null || true; rm -rf "$dir"' EXIT
 cd "$dir"
 port=$((20000 + RANDOM % 20000))
 for role in server0 server1 helper; do
-    "$bin" -q node init --role $role --listen 127.0.0.1:$port --public 127.0.0.1:$port --dir $role
+    "$bin" --quiet node init --role $role --listen 127.0.0.1:$port --public 127.0.0.1:$port --dir $role
     port=$((port + 1))
 done
-"$bin" -q cluster create --cards server0/server0.card server1/server1.card helper/helper.card -o cluster.toml
-for who in clinic greedy; do "$bin" -q client init --name $who --dir keys-$who; done
+"$bin" --quiet cluster create --cards server0/server0.card server1/server1.card helper/helper.card -o cluster.toml
+for who in clinic greedy; do "$bin" --quiet client init --name $who --dir keys-$who; done
 for role in server0 server1 helper; do
     cp cluster.toml $role/
     for who in clinic greedy; do
-        for right in client owner; do "$bin" -q node allow $who.card --as $right --config $role/node.toml; done
+        for right in client owner; do "$bin" --quiet node allow $who.card --as $right --config $role/node.toml; done
     done
     "$bin" --log error node run --config $role/node.toml > $role.log 2>&1 &
     pids+=($!)
 done
 sleep 2
-"$bin" -q model prepare "$data/brain_mri_cnn/model.onnx" --calibrate "$data/brain_mri" -o net.slm
-"$bin" -q model share net.slm --cluster cluster.toml --name net --dir keys-clinic
-ask() { "$bin" -q infer --cluster cluster.toml --model net --dir keys-clinic "$data"/brain_mri/no_tumor-image_39.jpg > /dev/null; }
+"$bin" --quiet model prepare "$data/brain_mri_cnn/model.onnx" --calibrate "$data/brain_mri" -o net.slm
+"$bin" --quiet model share net.slm --cluster cluster.toml --name net --dir keys-clinic
+ask() { "$bin" --quiet infer --cluster cluster.toml --model net --dir keys-clinic "$data"/brain_mri/no_tumor-image_39.jpg > /dev/null; }
 for _ in 1 2 3 4 5; do ask; done
 held() { for p in "${pids[@]}"; do awk '/VmRSS/ {printf "%d ", $2 / 1024}' /proc/$p/status; done; printf 'MiB, '; du -sb server0/data server1/data helper/data | awk '{printf "%d ", $1}'; echo bytes; }
 for attack in strangers half-open lonely ids uploads; do
