@@ -22,7 +22,7 @@ for who in clinic greedy; do "$bin" --quiet client init --name $who --dir keys-$
 for role in server0 server1 helper; do
     cp cluster.toml $role/
     for who in clinic greedy; do
-        for right in client owner; do "$bin" --quiet node allow $who.card --as $right --config $role/node.toml; done
+        for right in client owner; do "$bin" node allow $who.card --as $right --config $role/node.toml > /dev/null; done
     done
     "$bin" --log error node run --config $role/node.toml > $role.log 2>&1 &
     pids+=($!)
