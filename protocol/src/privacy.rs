@@ -8,6 +8,9 @@
 //! - every symbol (a residue, a bit, a nibble of a word) must be uniform;
 //! - every two must be jointly uniform, alone and together with the masked number that is opened first.
 //!
+//! A table of which a cell would hold fewer than four samples is left out: in a ring as models have it, pairs of two
+//! residues; in the tiny ring, the masked number with two parts of a one-hot vector.
+//!
 //! A mask that is missing makes one of these tables lopsided: what it covered is a function of the secret and of other
 //! symbols. Chi-squares are brought to normal deviates (Wilson and Hilferty); [`DEVIATES`] bounds false alarms over the
 //! whole suite by 10^-6, and seeds are fixed.

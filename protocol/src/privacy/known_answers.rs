@@ -1,4 +1,5 @@
-//! Known answers: what each protocol sends, dealt and online, from fixed seeds. Two releases, or two machines, that talk to
+//! Known answers: what each protocol sends, dealt and online, from fixed seeds; in Z_2^64 of each word the lowest and the
+//! highest four bits only. Two releases, or two machines, that talk to
 //! each other must send these bytes; whoever writes a protocol anew can compare.
 
 use sha2::{Digest, Sha256};
