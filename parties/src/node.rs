@@ -25,7 +25,7 @@ use crate::error::{Code, Error, Result};
 use crate::identity::{Identity, Pin, random};
 use crate::runner::Runner;
 use crate::storage::Storage;
-use crate::transport::{Connection, ControlStream, Endpoint};
+use crate::transport::{CLIENT_STREAMS, Connection, ControlStream, Endpoint};
 
 use admission::Admission;
 use loads::Loads;
@@ -192,7 +192,8 @@ async fn serve<R: Runner>(inner: Arc<Inner<R>>, connection: Connection) {
     let peer = inner.cluster.role_of(connection.pin());
     let (connection, _place) = match peer {
         Some(role) => {
-            connection.trust(inner.config.limits.sessions);
+            let limits = &inner.config.limits;
+            connection.trust(limits.sessions, CLIENT_STREAMS as usize * limits.client_connections);
             (connection.named(role.to_string()), None)
         }
         None => {

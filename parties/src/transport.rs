@@ -4,6 +4,6 @@ mod endpoint;
 mod frame;
 mod stream;
 
-pub use endpoint::{Connection, Endpoint, Incoming};
+pub use endpoint::{CLIENT_STREAMS, Connection, Endpoint, Incoming};
 pub use frame::ControlStream;
 pub use stream::{Ended, Sending, StreamChannel, Traffic};

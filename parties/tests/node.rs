@@ -536,6 +536,7 @@ async fn a_request_at_one_server_alone_holds_no_place() {
     let nodes = closed(&client, |c| {
         c.limits.sessions = 2;
         c.limits.session_timeout_s = 60;
+        c.limits.connections_per_key = 60;
     })
     .await;
     nodes.share_as(&client, "toy", 1, "toy:100").await.unwrap();
@@ -543,7 +544,8 @@ async fn a_request_at_one_server_alone_holds_no_place() {
     check(&infer(&ready, "toy").await.unwrap());
     for role in [Role::Server1, Role::Server0] {
         let mut kept = Vec::new();
-        for _ in 0..6 {
+        // More than a server would let the other one have streams for sessions.
+        for _ in 0..48 {
             let mut stream = lonely(&nodes, &client, role, "toy").await;
             stream.recv::<Accepted>().await.unwrap();
             kept.push(stream);

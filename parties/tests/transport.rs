@@ -42,8 +42,8 @@ async fn pair_over(link: &LinkConfig) -> Pair {
     let (dialer, listener) = tokio::join!(client.connect("b", &address, b.pin(), TIMEOUT), accept);
     let dialer = dialer.unwrap();
     assert_eq!((dialer.pin(), listener.pin()), (b.pin(), a.pin()));
-    dialer.trust(8);
-    listener.trust(8);
+    dialer.trust(8, 0);
+    listener.trust(8, 0);
     Pair { dialer, listener: listener.named("a".into()), _ends: (client, server) }
 }
 

@@ -32,6 +32,8 @@ pub struct Seen {
 struct Ids {
     ids: HashSet<[u8; 32]>,
     file: File,
+    /// Whether a write failed, after which the epoch takes no id until the node starts anew and mends the file.
+    broken: bool,
 }
 
 impl Seen {
@@ -78,10 +80,15 @@ impl Seen {
         if held.ids.len() >= MOST {
             return Err(Error::Busy(MOST));
         }
+        if held.broken {
+            return Err(Error::storage(&file, "could not be written before: start the node again"));
+        }
         if !held.ids.insert(id.0) {
             return Err(Error::Replay(id.to_string()));
         }
         let written = held.file.write_all(&id.0).and_then(|()| held.file.sync_data());
+        // Part of an id may be in the file. What followed it would be read wrongly after a restart, so nothing does.
+        held.broken = written.is_err();
         written.map_err(|e| Error::storage(&file, e))
     }
 
@@ -112,7 +119,10 @@ impl Ids {
             // A crash in the middle of an entry: complete it, so that the next ones stay aligned.
             out.write_all(&vec![0; 32 - torn.len()]).map_err(failed)?;
         }
-        Ok(Self { ids: ids.iter().copied().collect(), file: out })
+        // The name of a new file has to survive a crash, too.
+        let dir = file.parent().unwrap_or(Path::new("."));
+        out.sync_all().and_then(|()| File::open(dir)?.sync_all()).map_err(failed)?;
+        Ok(Self { ids: ids.iter().copied().collect(), file: out, broken: false })
     }
 }
 
@@ -168,6 +178,21 @@ mod tests {
         assert!(is_replay(seen.note(id(NOW, 1), NOW)));
         let mut seen = Seen::open(dir.path()).unwrap();
         assert!(is_replay(seen.note(id(NOW, 1), NOW)));
+    }
+
+    #[test]
+    fn after_a_failed_write_no_id_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut seen = Seen::open(dir.path()).unwrap();
+        seen.note(id(NOW, 1), NOW).unwrap();
+        // A file that cannot be written.
+        let held = seen.epochs.get_mut(&(NOW / EPOCH)).unwrap();
+        held.file = File::open(path(dir.path(), NOW / EPOCH)).unwrap();
+        assert!(matches!(seen.note(id(NOW, 2), NOW), Err(Error::Storage { .. })));
+        assert!(matches!(seen.note(id(NOW, 3), NOW), Err(Error::Storage { .. })));
+        let mut seen = Seen::open(dir.path()).unwrap();
+        assert!(is_replay(seen.note(id(NOW, 1), NOW)));
+        seen.note(id(NOW, 3), NOW).unwrap();
     }
 
     #[test]

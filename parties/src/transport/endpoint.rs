@@ -21,7 +21,7 @@ const MIN_WINDOW: u64 = 16 << 20;
 /// Largest packet between processes of one machine: ten of them, quinn's most, pass the kernel as one.
 const LOOPBACK_PACKET: u16 = 6400;
 /// What an enrolled client may have open. A peer whose key is not known yet may open nothing.
-const CLIENT_STREAMS: u32 = 4;
+pub const CLIENT_STREAMS: u32 = 4;
 /// Bytes that a peer whose key is not known yet may send, beyond its handshake.
 const STRANGER_WINDOW: u64 = 4 << 10;
 
@@ -248,8 +248,9 @@ impl Connection {
     }
 
     /// Lets a node of the cluster have `sessions` sessions; strangers keep small limits.
-    pub fn trust(&self, sessions: usize) {
-        let streams = 4 * sessions as u32 + 16;
+    /// `waiting` more streams may be open without a session: requests of clients that the other server has not got.
+    pub fn trust(&self, sessions: usize, waiting: usize) {
+        let streams = u32::try_from(4 * sessions + waiting + 16).unwrap_or(u32::MAX);
         self.inner.set_max_concurrent_bi_streams(streams.into());
         // Unread streams of some sessions must not hold up the others.
         let window = stream_window(&self.link).saturating_mul(sessions as u64 + 2);
