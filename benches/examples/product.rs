@@ -9,7 +9,7 @@ use std::time::Instant;
 use futures::executor::block_on;
 use futures::future::try_join;
 use sharelens_protocol::channel::Memory;
-use sharelens_protocol::correlation::{Correlation, Demand, SecureRing};
+use sharelens_protocol::correlation::{Dealer, Kind, Receiver, SecureRing};
 use sharelens_protocol::cost::Ledger;
 use sharelens_protocol::prg::{Purpose, Seed};
 use sharelens_protocol::product::{self, Shape};
@@ -36,8 +36,10 @@ fn main() {
 }
 
 fn measure<R: SecureRing>(name: &str, ring: &R, shape: Shape) {
-    let (at, demand) = (Step::layer(1), Demand::Product(shape));
+    let at = Step::layer(1);
     let prgs = [1, 2].map(|s| Seed::from_bytes([s; 32]).prg(b"bench"));
+    let dealer = Dealer::new(ring, [&prgs[0], &prgs[1]]);
+    let [zero, one] = Server::BOTH.map(|role| Receiver::new(ring, role, &prgs[role.index()]));
     let numbers = |call, n| -> Vec<i64> {
         let words = prgs[0].stream(at.call(call), Purpose::Test, 0, 0).words(n);
         words.iter().map(|v| (v >> 54) as i64 - 512).collect()
@@ -59,16 +61,12 @@ fn measure<R: SecureRing>(name: &str, ring: &R, shape: Shape) {
             best[what] = best[what].min(last.elapsed().as_secs_f64() * 1e3);
             last = Instant::now();
         };
-        let correction = demand.deal(ring, [&prgs[0], &prgs[1]], at, |_| None).expect("no weights");
+        let correction = shape.deal(&dealer, at).expect("no weights");
         lap(0);
-        let c0 = demand.prepare(ring, Server::Server0, &prgs[0], at, vec![], |_| None).expect("well-formed");
+        let c0 = zero.receive(at, &shape, vec![]).expect("well-formed");
         lap(1);
-        let c1 =
-            demand.prepare(ring, Server::Server1, &prgs[1], at, correction, |_| None).expect("well-formed");
+        let c1 = one.receive(at, &shape, correction).expect("well-formed");
         lap(2);
-        let (Correlation::Product(c0), Correlation::Product(c1)) = (c0, c1) else {
-            unreachable!("products were asked for")
-        };
         let (mut a, mut b) = Memory::pair("server 0", "server 1");
         let mut ledgers = [Ledger::default(), Ledger::default()];
         let [l0, l1] = &mut ledgers;

@@ -8,7 +8,7 @@ use futures::executor::block_on;
 use futures::future::try_join;
 use sharelens_protocol::channel::Memory;
 use sharelens_protocol::compare::Rounds;
-use sharelens_protocol::correlation::{Correlation, Demand};
+use sharelens_protocol::correlation::{Dealer, Kind, Receiver};
 use sharelens_protocol::cost::Ledger;
 use sharelens_protocol::prg::{Purpose, Seed};
 use sharelens_protocol::ring::{Full, Moduli, Range, Reduced, Ring, Rns};
@@ -20,7 +20,9 @@ fn main() {
     let ring = Rns::new(Moduli::usual(3, 2).expect("usual moduli")).expect("usual moduli");
     let at = Step::layer(1);
     let prgs = [1, 2].map(|s| Seed::from_bytes([s; 32]).prg(b"bench"));
-    let demand = Demand::Sign(sign::Demand { n, output: Output::Full, rounds: Rounds::Balanced });
+    let demand = sign::Demand { n, output: Output::Full, rounds: Rounds::Balanced };
+    let dealer = Dealer::new(&ring, [&prgs[0], &prgs[1]]);
+    let [zero, one] = Server::BOTH.map(|role| Receiver::new(&ring, role, &prgs[role.index()]));
     let mut noise = vec![0u64; n];
     noise.copy_from_slice(&prgs[0].stream(at, Purpose::Test, 0, 0).words(n));
     let x: Vec<i64> = noise.iter().map(|v| (v >> 44) as i64 - (1 << 19)).collect();
@@ -33,17 +35,13 @@ fn main() {
             println!("{what:24} {ns:7.2} ns per element");
             last = Instant::now();
         };
-        let correction = demand.deal(&ring, [&prgs[0], &prgs[1]], at, |_| None).expect("no weights");
+        let correction = demand.deal(&dealer, at).expect("no weights");
         let dealt = correction.len();
         lap("helper deals");
-        let c0 = demand.prepare(&ring, Server::Server0, &prgs[0], at, vec![], |_| None).expect("well-formed");
+        let c0 = zero.receive(at, &demand, vec![]).expect("well-formed");
         lap("server 0 prepares");
-        let c1 =
-            demand.prepare(&ring, Server::Server1, &prgs[1], at, correction, |_| None).expect("well-formed");
+        let c1 = one.receive(at, &demand, correction).expect("well-formed");
         lap("server 1 prepares");
-        let (Correlation::Sign(c0), Correlation::Sign(c1)) = (c0, c1) else {
-            unreachable!("signs were asked for")
-        };
         let (mut a, mut b) = Memory::pair("server 0", "server 1");
         let mut ledgers = [Ledger::default(), Ledger::default()];
         let [l0, l1] = &mut ledgers;

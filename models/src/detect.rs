@@ -14,7 +14,7 @@ pub mod settings;
 use serde::{Deserialize, Serialize};
 use sharelens_ops::detect::rank::{self, Level};
 
-pub use compare::{Detections, compare};
+pub use compare::{Agreement, Detections, compare};
 pub use settings::Settings;
 
 use crate::stage::StageKind;

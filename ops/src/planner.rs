@@ -3,11 +3,11 @@
 use std::marker::PhantomData;
 
 use sharelens_protocol::compare::Rounds;
-use sharelens_protocol::convert::Interactive;
-use sharelens_protocol::correlation::{Demand, Plan, SecureRing};
+use sharelens_protocol::convert::{self, Interactive};
+use sharelens_protocol::correlation::{Plan, SecureRing};
 use sharelens_protocol::ring::{Domain, Full, Range, Reduced};
 use sharelens_protocol::sign::{self, Comparison, Output};
-use sharelens_protocol::{Error, Result, Step, order, shuffle};
+use sharelens_protocol::{Error, Result, Step, mul, order, shuffle};
 
 use crate::engine::{Engine, Linear, ProductShape};
 use crate::opened::{ShuffledKeys, ShuffledPlaces};
@@ -47,7 +47,7 @@ impl<R: SecureRing> Planner<R> {
     }
 
     fn sign(&mut self, at: Step, n: usize, output: Output) {
-        self.plan.push(at, Demand::Sign(sign::Demand { n, output, rounds: self.rounds }));
+        self.plan.push(at, sign::Demand { n, output, rounds: self.rounds });
     }
 }
 
@@ -134,20 +134,20 @@ impl<R: SecureRing> Engine for Planner<R> {
 
     async fn linear(&mut self, at: Step, map: &Linear, x: &Length<Full>) -> Result<Length<Full>> {
         check_map(map, x.n)?;
-        self.plan.push(at, Demand::Linear(*map));
+        self.plan.push(at, *map);
         Ok(Length::new(map.conv.out_len()))
     }
 
     async fn rescale(&mut self, at: Step, x: &Length<Full>) -> Result<Length<Reduced>> {
         if R::INTERACTIVE == Interactive::Rescale {
-            self.plan.push(at, Demand::Convert { n: x.n });
+            self.plan.push(at, convert::Demand { n: x.n });
         }
         Ok(Length::new(x.n))
     }
 
     async fn lift(&mut self, at: Step, x: &Length<Reduced>) -> Result<Length<Full>> {
         if R::INTERACTIVE == Interactive::Lift {
-            self.plan.push(at, Demand::Convert { n: x.n });
+            self.plan.push(at, convert::Demand { n: x.n });
         }
         Ok(Length::new(x.n))
     }
@@ -178,13 +178,13 @@ impl<R: SecureRing> Engine for Planner<R> {
     }
 
     async fn mul(&mut self, at: Step, x: &Length<Full>, _: &Length<Full>) -> Result<Length<Full>> {
-        self.plan.push(at, Demand::Mul { n: x.n });
+        self.plan.push(at, mul::Demand { n: x.n });
         Ok(*x)
     }
 
     async fn shuffle<D: Domain>(&mut self, at: Step, rows: usize, x: &Length<D>) -> Result<Length<D>> {
         let demand = rows_of(rows, x.n, D::RANGE)?;
-        self.plan.push(at, Demand::Shuffle(demand));
+        self.plan.push(at, demand);
         Ok(*x)
     }
 
@@ -197,7 +197,7 @@ impl<R: SecureRing> Engine for Planner<R> {
         let n = keys.keys().n;
         let pairs = order::count(group, n)?;
         if pairs > 0 {
-            self.plan.push(at, Demand::Compare(Comparison { n: pairs, rounds: self.rounds }));
+            self.plan.push(at, Comparison { n: pairs, rounds: self.rounds });
         }
         // As random as what a run will see, so that what follows from it fits together.
         let mut order: Vec<u32> = (0..n as u32).collect();
@@ -213,7 +213,7 @@ impl<R: SecureRing> Engine for Planner<R> {
 
     fn operand(&mut self, at: Step, shape: ProductShape, y: Length<Full>) -> Result<ProductShape> {
         check_operand(at, &shape, y.n)?;
-        self.plan.push(at, Demand::Product(shape));
+        self.plan.push(at, shape);
         Ok(shape)
     }
 

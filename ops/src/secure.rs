@@ -3,7 +3,7 @@
 use sharelens_protocol::bilinear::{self, Resident};
 use sharelens_protocol::compare::Rounds;
 use sharelens_protocol::convert::{self, Interactive};
-use sharelens_protocol::correlation::{Correlation, Demand, SecureRing, Store};
+use sharelens_protocol::correlation::{SecureRing, Store};
 use sharelens_protocol::cost::Ledger;
 use sharelens_protocol::lanes::Lane;
 use sharelens_protocol::ring::{self, Domain, Full, Range, Reduced};
@@ -51,20 +51,14 @@ impl<'a, R: SecureRing> Secure<'a, R> {
     }
 
     fn take_sign(&self, at: Step, n: usize, output: Output) -> Result<sign::Correlation<R>> {
-        match self.store.take(at, &Demand::Sign(sign::Demand { n, output, rounds: self.rounds }))? {
-            Correlation::Sign(c) => Ok(c),
-            _ => Err(of_another_kind(at)),
-        }
+        self.store.take(at, &sign::Demand { n, output, rounds: self.rounds })
     }
 
     fn take_convert(&self, at: Step, n: usize, conversion: Interactive) -> Result<Option<convert::Mask<R>>> {
         if R::INTERACTIVE != conversion {
             return Ok(None);
         }
-        match self.store.take(at, &Demand::Convert { n })? {
-            Correlation::Convert(c) => Ok(Some(c)),
-            _ => Err(of_another_kind(at)),
-        }
+        self.store.take(at, &convert::Demand { n }).map(Some)
     }
 
     /// Integers as words of `n` elements, repeated.
@@ -72,10 +66,6 @@ impl<'a, R: SecureRing> Secure<'a, R> {
         let ring = self.ring;
         ring::repeat(ring.planes(range), &ring.encode(range, constants), n)
     }
-}
-
-fn of_another_kind(step: Step) -> Error {
-    Error::Correlation { step, reason: "of another kind".into() }
 }
 
 impl<R: SecureRing> Engine for Secure<'_, R> {
@@ -139,9 +129,7 @@ impl<R: SecureRing> Engine for Secure<'_, R> {
 
     async fn linear(&mut self, at: Step, map: &Linear, x: &Share<R, Full>) -> Result<Share<R, Full>> {
         check_map(map, self.len(x))?;
-        let Correlation::Linear(masked) = self.store.take(at, &Demand::Linear(*map))? else {
-            return Err(of_another_kind(at));
-        };
+        let masked = self.store.take(at, map)?;
         let resident = self.weights.get(map.weight as usize);
         let resident =
             resident.ok_or_else(|| Error::Config(format!("weight {} is not loaded", map.weight)))?;
@@ -194,17 +182,12 @@ impl<R: SecureRing> Engine for Secure<'_, R> {
     }
 
     async fn mul(&mut self, at: Step, x: &Share<R, Full>, y: &Share<R, Full>) -> Result<Share<R, Full>> {
-        let Correlation::Mul(triples) = self.store.take(at, &Demand::Mul { n: self.len(x) })? else {
-            return Err(of_another_kind(at));
-        };
+        let triples = self.store.take(at, &mul::Demand { n: self.len(x) })?;
         mul::mul(&mut self.party(), at, x, y, triples).await
     }
 
     async fn shuffle<D: Domain>(&mut self, at: Step, rows: usize, x: &Share<R, D>) -> Result<Share<R, D>> {
-        let demand = rows_of(rows, self.len(x), D::RANGE)?;
-        let Correlation::Shuffle(correlation) = self.store.take(at, &Demand::Shuffle(demand))? else {
-            return Err(of_another_kind(at));
-        };
+        let correlation = self.store.take(at, &rows_of(rows, self.len(x), D::RANGE)?)?;
         shuffle::shuffle(&mut self.party(), at, x.clone(), correlation).await
     }
 
@@ -219,9 +202,7 @@ impl<R: SecureRing> Engine for Secure<'_, R> {
         let mut smaller = Vec::new();
         if !firsts.is_empty() {
             let demand = Comparison { n: firsts.len(), rounds: self.rounds };
-            let Correlation::Compare(correlation) = self.store.take(at, &Demand::Compare(demand))? else {
-                return Err(of_another_kind(at));
-            };
+            let correlation = self.store.take(at, &demand)?;
             let [a, b] = [firsts, seconds].map(|index| self.gather(&[keys.keys()], &index));
             let difference = self.sub(&a, &b);
             smaller = sign::open(&mut self.party(), at, &difference, correlation).await?;
@@ -241,10 +222,7 @@ impl<R: SecureRing> Engine for Secure<'_, R> {
 
     fn operand(&mut self, at: Step, shape: ProductShape, y: Share<R, Full>) -> Result<product::Operand<R>> {
         check_operand(at, &shape, self.len(&y))?;
-        let Correlation::Product(masks) = self.store.take(at, &Demand::Product(shape))? else {
-            return Err(of_another_kind(at));
-        };
-        Ok(masks.operand(y))
+        Ok(self.store.take(at, &shape)?.operand(y))
     }
 
     async fn product(

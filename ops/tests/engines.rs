@@ -15,7 +15,7 @@ use sharelens_ops::{Linear, Secure};
 use sharelens_protocol::bilinear::{self, Mask};
 use sharelens_protocol::channel::Memory;
 use sharelens_protocol::compare::Rounds;
-use sharelens_protocol::correlation::{SecureRing, Store};
+use sharelens_protocol::correlation::{Dealer, FromHelper, Receiver, SecureRing, Store};
 use sharelens_protocol::cost::Ledger;
 use sharelens_protocol::lanes;
 use sharelens_protocol::prg::{Prg, Purpose, Seed};
@@ -277,12 +277,16 @@ fn secure<R: SecureRing, L: Layer>(ring: &R, layer: &L, x: &[i64], rounds: Round
     let seeds = [prg(4), prg(5)];
     let stores = [Store::new(usize::MAX), Store::new(usize::MAX)];
     let (mut helper, mut from_helper) = Memory::pair("helper", "server 1");
-    let (mut nobody, _) = Memory::pair("nobody", "nobody");
     block_on(async {
-        plan.deal(ring, [&seeds[0], &seeds[1]], |w| masks.get(w as usize), &mut helper).await?;
-        let [s0, s1] = &stores;
-        plan.prepare(ring, Server::Server0, &seeds[0], |w| w0.get(w as usize), &mut nobody, s0).await?;
-        plan.prepare(ring, Server::Server1, &seeds[1], |w| w1.get(w as usize), &mut from_helper, s1).await
+        let dealer = Dealer { ring, prgs: [&seeds[0], &seeds[1]], masks: &masks };
+        plan.deal(&dealer, &mut helper).await?;
+        let (mut nobody, _) = Memory::pair("nobody", "nobody");
+        let ends = [(&mut nobody, &w0, &stores[0]), (&mut from_helper, &w1, &stores[1])];
+        for (role, (channel, weights, store)) in Server::BOTH.into_iter().zip(ends) {
+            let server = Receiver { ring, role, prg: &seeds[role.index()], weights };
+            plan.prepare(FromHelper { server, channel }, store).await?;
+        }
+        Ok::<_, sharelens_protocol::Error>(())
     })
     .unwrap();
 

@@ -12,7 +12,7 @@ use sharelens_ops::planner::{Length, Planner};
 use sharelens_ops::{Secure, real};
 use sharelens_protocol::channel::Memory;
 use sharelens_protocol::compare::Rounds;
-use sharelens_protocol::correlation::{SecureRing, Store};
+use sharelens_protocol::correlation::{Dealer, FromHelper, Receiver, SecureRing, Store};
 use sharelens_protocol::cost::Cost;
 use sharelens_protocol::lanes;
 use sharelens_protocol::prg::{Prg, Purpose, Seed};
@@ -437,12 +437,16 @@ fn secure<R: SecureRing, F: Function>(ring: &R, bounds: Bounds, f: &F, x: &[i64]
     let seeds = [prg(4), prg(5)];
     let stores = [Store::new(usize::MAX), Store::new(usize::MAX)];
     let (mut helper, mut from_helper) = Memory::pair("helper", "server 1");
-    let (mut nobody, _) = Memory::pair("nobody", "nobody");
     block_on(async {
-        plan.deal(ring, [&seeds[0], &seeds[1]], |_| None, &mut helper).await?;
-        let [s0, s1] = &stores;
-        plan.prepare(ring, Server::Server0, &seeds[0], |_| None, &mut nobody, s0).await?;
-        plan.prepare(ring, Server::Server1, &seeds[1], |_| None, &mut from_helper, s1).await
+        let dealer = Dealer::new(ring, [&seeds[0], &seeds[1]]);
+        plan.deal(&dealer, &mut helper).await?;
+        let (mut nobody, _) = Memory::pair("nobody", "nobody");
+        let ends = [(&mut nobody, &[], &stores[0]), (&mut from_helper, &[], &stores[1])];
+        for (role, (channel, weights, store)) in Server::BOTH.into_iter().zip(ends) {
+            let server = Receiver { ring, role, prg: &seeds[role.index()], weights };
+            plan.prepare(FromHelper { server, channel }, store).await?;
+        }
+        Ok::<_, sharelens_protocol::Error>(())
     })
     .unwrap();
 

@@ -5,6 +5,7 @@ mod bench;
 mod client;
 mod cluster;
 mod demo;
+mod document;
 mod draw;
 mod infer;
 mod model;
@@ -13,9 +14,7 @@ mod nodes;
 mod outputs;
 mod page;
 mod relay;
-mod result;
 mod shipped;
-pub mod text;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +22,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
-use sharelens::Identity;
+use sharelens::{Identity, PlanReport, text};
 use sharelens_models::Manifest;
 use sharelens_protocol::compare::Rounds;
 use tracing_subscriber::EnvFilter;
@@ -193,9 +192,8 @@ fn rounds(manifest: &Manifest, asked: Option<RoundsName>, wan: Option<Wan>) -> R
         (None, Some(wan)) => {
             let seconds = |rounds: Rounds| -> Result<f64> {
                 let manifest = Manifest { rounds, ..manifest.clone() };
-                let total = infer::plan(&manifest, wan.rtt_ms, wan.mbit)?["total"].clone();
-                let number = |key: &str| total[key].as_f64().unwrap_or(f64::INFINITY);
-                Ok(number("seconds") + number("dealt_bytes") * 8e-6 / wan.mbit)
+                let total = PlanReport::new(&manifest, wan.rtt_ms, wan.mbit)?.total;
+                Ok(total.seconds + total.dealt_bytes as f64 * 8e-6 / wan.mbit)
             };
             let fewer = seconds(Rounds::Fewest)? < seconds(Rounds::Balanced)?;
             Ok(if fewer { Rounds::Fewest } else { Rounds::Balanced })

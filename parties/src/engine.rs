@@ -10,7 +10,7 @@ use sharelens_models::{Arithmetic, Manifest, run};
 use sharelens_ops::planner::Length;
 use sharelens_ops::{Planner, Secure};
 use sharelens_protocol::bilinear::{self, Linear, Mask, Resident};
-use sharelens_protocol::correlation::{Clock, Plan, SecureRing, Store};
+use sharelens_protocol::correlation::{Clock, Dealer, FromHelper, Plan, Receiver, SecureRing, Store};
 use sharelens_protocol::cost::{Cost, Ledger};
 use sharelens_protocol::lanes;
 use sharelens_protocol::prg::{Prg, Purpose, Seed};
@@ -303,8 +303,9 @@ impl Runner for Engine {
     async fn prepare<C: Channel>(&self, run: Run<'_, Self>, seed: &Seed, helper: &mut C) -> Result<()> {
         let prg = seed.prg(run.context);
         in_ring!(run.model, run.weights, run.store => |m, weights, store| {
-            let resident = |w: u32| weights.residents.get(w as usize);
-            m.plan.prepare(&m.ring, run.server, &prg, resident, helper, store).await
+            let server =
+                Receiver { ring: &m.ring, role: run.server, prg: &prg, weights: &weights.residents };
+            m.plan.prepare(FromHelper { server, channel: helper }, store).await
         })
     }
 
@@ -340,8 +341,7 @@ impl Runner for Engine {
     ) -> Result<()> {
         let [a, b] = [0, 1].map(|i: usize| seeds[i].prg(context));
         in_ring!(model, masks => |m, masks| {
-            let mask = |w: u32| masks.get(w as usize);
-            m.plan.deal(&m.ring, [&a, &b], mask, server1).await
+            m.plan.deal(&Dealer { ring: &m.ring, prgs: [&a, &b], masks }, server1).await
         })
     }
 }

@@ -14,8 +14,11 @@ pub mod error;
 pub mod identity;
 pub mod local;
 pub mod node;
+pub mod outcome;
+pub mod report;
 pub mod runner;
 pub mod storage;
+pub mod text;
 mod tls;
 pub mod transport;
 
@@ -25,3 +28,5 @@ pub use error::{Code, Error, Result};
 pub use identity::{Identity, Pin};
 pub use local::LocalCluster;
 pub use node::Node;
+pub use outcome::Outcome;
+pub use report::{CostReport, PlanReport};

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
             // One sentence: what failed, where, and what to do. Never a backtrace.
             // Names of files and peers may hold anything; they must not steer the terminal.
             let text = format!("{e:#}").replace('\n', " ");
-            eprintln!("error: {}", cli::text::one_line(&text));
+            eprintln!("error: {}", sharelens::text::one_line(&text));
             ExitCode::FAILURE
         }
     }

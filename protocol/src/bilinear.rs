@@ -20,6 +20,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Channel;
+use crate::correlation::{Dealer, Kind, Part, Receiver, SecureRing};
 use crate::cost::Cost;
 use crate::error::{Error, Result};
 use crate::party::Party;
@@ -41,14 +42,14 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Bytes of the helper's correction.
-    pub fn correction_len<R: Ring>(&self, ring: &R) -> usize {
-        self.conv.out_len() * ring.bytes(Range::Full)
+    /// One server's share of A.
+    fn draw<R: Ring>(&self, ring: &R, prg: &Prg, step: Step) -> Secret<R::Word> {
+        ring.uniform(Range::Full, prg.at(step, Purpose::LinearMask), self.conv.in_len())
     }
 
-    /// Cost of one run.
-    pub fn cost<R: Ring>(&self, ring: &R) -> Cost {
-        Cost::online(1, self.conv.in_len() * ring.bytes(Range::Full)).with_dealt(self.correction_len(ring))
+    /// Server 0's share of C.
+    fn dealt<R: Ring>(&self, ring: &R, prg: &Prg, step: Step) -> Secret<R::Word> {
+        ring.uniform(Range::Full, prg.at(step, Purpose::LinearProduct), self.conv.out_len())
     }
 
     /// Cost of opening F, once per load.
@@ -58,6 +59,46 @@ impl Linear {
 
     const fn load_step(&self) -> Step {
         Step::layer(self.weight)
+    }
+}
+
+impl<R: SecureRing> Kind<R> for Linear {
+    type Part = Masked<R>;
+
+    fn correction_len(&self, ring: &R) -> usize {
+        self.conv.out_len() * ring.bytes(Range::Full)
+    }
+
+    fn cost(&self, ring: &R) -> Cost {
+        Cost::online(1, self.conv.in_len() * ring.bytes(Range::Full)).with_dealt(self.correction_len(ring))
+    }
+
+    fn deal(&self, dealer: &Dealer<'_, R>, step: Step) -> Result<Vec<u8>> {
+        let (&Dealer { ring, prgs, .. }, mask) = (dealer, dealer.mask(self.weight)?);
+        let [mut a, a1] = prgs.map(|prg| self.draw(ring, prg, step));
+        match ring.one_half() {
+            Some(_) => ring.sub(Range::Full, &mut a, &a1),
+            None => ring.add(Range::Full, &mut a, &a1),
+        }
+        let mut c = Secret::zeroed(self.conv.out_len() * ring.planes(Range::Full));
+        ring.apply(&self.conv, &a, &mask.0, &mut c);
+        ring.sub(Range::Full, &mut c, &self.dealt(ring, prgs[0], step));
+        Ok(share::into_bytes(c))
+    }
+
+    /// Everything of a run that does not need the input.
+    fn expand(&self, server: &Receiver<'_, R>, step: Step, correction: Secret<u8>) -> Result<Masked<R>> {
+        let (&Receiver { ring, role, prg, .. }, resident) = (server, server.weight(self.weight)?);
+        let a = self.draw(ring, prg, step);
+        let mut rest = match role {
+            Server::Server0 => self.dealt(ring, prg, step),
+            Server::Server1 => share::from_message(ring, Range::Full, step, correction)?,
+        };
+        if let Some(opened) = &resident.opened {
+            ring.apply(&self.conv, &a, opened, &mut rest);
+        }
+        add_repeated(ring, &mut rest, &resident.bias);
+        Ok(Masked { a, rest })
     }
 }
 
@@ -133,53 +174,12 @@ impl<R: Ring> Mask<R> {
     }
 }
 
-/// The helper's part of one run: the correction for server 1.
-pub fn deal<R: Ring>(ring: &R, map: &Linear, mask: &Mask<R>, prgs: [&Prg; 2], step: Step) -> Vec<u8> {
-    let [mut a, a1] =
-        prgs.map(|prg| ring.uniform(Range::Full, prg.at(step, Purpose::LinearMask), map.conv.in_len()));
-    match ring.one_half() {
-        Some(_) => ring.sub(Range::Full, &mut a, &a1),
-        None => ring.add(Range::Full, &mut a, &a1),
-    }
-    let n = map.conv.out_len();
-    let mut c = Secret::zeroed(n * ring.planes(Range::Full));
-    ring.apply(&map.conv, &a, &mask.0, &mut c);
-    ring.sub(Range::Full, &mut c, &ring.uniform(Range::Full, prgs[0].at(step, Purpose::LinearProduct), n));
-    share::into_bytes(c)
-}
-
 /// One server's correlation for one run.
 pub struct Masked<R: Ring> {
     /// A_i.
     a: Secret<R::Word>,
     /// C_i + b_i, and A_i * F where nothing can be halved.
     rest: Secret<R::Word>,
-}
-
-/// Everything of a run that does not need the input. `correction` is what the helper sent, empty at server 0.
-///
-/// # Errors
-/// [`Error::Peer`] if the correction is not made of residues.
-pub(crate) fn prepare<R: Ring>(
-    ring: &R,
-    role: Server,
-    map: &Linear,
-    resident: &Resident<R>,
-    prg: &Prg,
-    step: Step,
-    correction: Secret<u8>,
-) -> Result<Masked<R>> {
-    let a = ring.uniform(Range::Full, prg.at(step, Purpose::LinearMask), map.conv.in_len());
-    let n = map.conv.out_len();
-    let mut rest = match role {
-        Server::Server0 => ring.uniform(Range::Full, prg.at(step, Purpose::LinearProduct), n),
-        Server::Server1 => share::from_message(ring, Range::Full, step, correction)?,
-    };
-    if let Some(opened) = &resident.opened {
-        ring.apply(&map.conv, &a, opened, &mut rest);
-    }
-    add_repeated(ring, &mut rest, &resident.bias);
-    Ok(Masked { a, rest })
 }
 
 /// Adds words of a plane each in `period` to each run of as many elements.
@@ -196,9 +196,8 @@ fn add_repeated<R: Ring>(ring: &R, x: &mut [R::Word], period: &[R::Word]) {
     }
 }
 
-impl<R: Ring> Masked<R> {
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
+impl<R: SecureRing> Part for Masked<R> {
+    fn bytes(&self) -> usize {
         size_of_val(&*self.a) + size_of_val(&*self.rest)
     }
 }
@@ -234,7 +233,10 @@ pub async fn apply<R: Ring, C: Channel>(
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
+    use crate::correlation::Ideal;
     use crate::testing::{AT, numbers, prgs, rings, run, shares, shift};
 
     const MAP: Linear = Linear {
@@ -276,7 +278,7 @@ mod tests {
     }
 
     /// Loads a weight at both servers, prepares and runs; gives the result and what it should be.
-    fn go<R: Ring>(ring: &R, bound: i64, map: &Linear) -> [Vec<i64>; 2] {
+    fn go<R: SecureRing>(ring: &R, bound: i64, map: &Linear) -> [Vec<i64>; 2] {
         let w = numbers(1, map.conv.weight_len(), bound);
         let x = numbers(2, map.conv.in_len(), bound);
         let bias = numbers(3, map.conv.c_out, bound);
@@ -292,11 +294,12 @@ mod tests {
         loaded.assert_priced(map.load_cost(ring));
 
         let seeds = prgs(30);
-        let correction = deal(ring, map, &mask, [&seeds[0], &seeds[1]], AT);
-        assert_eq!(correction.len() as u64, map.cost(ring).dealt);
+        let map = &Linear { weight: 0, ..*map };
         let [l0, l1] = &loaded.out;
-        let k0 = prepare(ring, Server::Server0, map, l0, &seeds[0], AT, Secret::zeroed(0)).unwrap();
-        let k1 = prepare(ring, Server::Server1, map, l1, &seeds[1], AT, correction.into()).unwrap();
+        let dealer = Dealer { ring, prgs: [&seeds[0], &seeds[1]], masks: &[mask] };
+        let ideal = Ideal { dealer, weights: [from_ref(l0), from_ref(l1)] };
+        let ([k0, k1], correction) = ideal.both(AT, map).unwrap();
+        assert_eq!(correction.len() as u64, map.cost(ring).dealt);
         let [x0, x1] = shares::<R, Full>(ring, 6, &x);
         let out =
             run(ring, [(x0, k0, l0), (x1, k1, l1)], async |p, (x, k, l)| apply(p, AT, map, l, &x, k).await);
@@ -307,7 +310,7 @@ mod tests {
 
     #[test]
     fn correct_and_priced() {
-        fn check<R: Ring>(ring: &R) {
+        fn check<R: SecureRing>(ring: &R) {
             // The largest numbers whose products still fit.
             let bound = f64::sqrt(ring.bound(Range::Full) as f64 / 40.0) as i64;
             for map in [MAP, Linear { conv: Conv::dense(3, 17, 5), weight: 0 }] {
@@ -320,7 +323,7 @@ mod tests {
 
     #[test]
     fn simulatable() {
-        fn check<R: Ring>(ring: &R) {
+        fn check<R: SecureRing>(ring: &R) {
             let (nx, nw) = (MAP.conv.in_len(), MAP.conv.weight_len());
             let masks = prgs(20);
             let view = |shifted: bool| {
@@ -343,15 +346,22 @@ mod tests {
                 let seeds = prgs(30);
                 let [x0, x1] = shares::<R, Full>(ring, 6, &numbers(2, nx, 99));
                 let mut x1 = x1.into_words();
-                let k0 = prepare(ring, Server::Server0, &MAP, &l0, &seeds[0], AT, Secret::zeroed(0)).unwrap();
-                let zeros = Secret::zeroed(MAP.correction_len(ring));
-                let mut k1 = prepare(ring, Server::Server1, &MAP, &l1, &seeds[1], AT, zeros).unwrap();
+                let map = Linear { weight: 0, ..MAP };
+                let server = |role: Server, loaded| Receiver {
+                    ring,
+                    role,
+                    prg: &seeds[role.index()],
+                    weights: from_ref(loaded),
+                };
+                let k0 = server(Server::Server0, &l0).receive(AT, &map, vec![]).unwrap();
+                let zeros = vec![0; map.correction_len(ring)];
+                let mut k1 = server(Server::Server1, &l1).receive(AT, &map, zeros).unwrap();
                 if shifted {
                     shift(ring, Range::Full, &mut x1, &numbers(8, nx, 99));
                     shift(ring, Range::Full, &mut k1.a, &numbers(8, nx, 99));
                 }
                 let inputs = [(x0, k0, &l0), (Share::new(x1), k1, &l1)];
-                let out = run(ring, inputs, async |p, (x, k, l)| apply(p, AT, &MAP, l, &x, k).await).unwrap();
+                let out = run(ring, inputs, async |p, (x, k, l)| apply(p, AT, &map, l, &x, k).await).unwrap();
                 (loaded.views[0].clone(), out.views[0].clone())
             };
             assert_eq!(view(false), view(true));

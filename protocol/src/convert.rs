@@ -15,6 +15,7 @@
 
 use crate::buffer;
 use crate::channel::Channel;
+use crate::correlation::{Dealer, Kind, Part, Receiver, SecureRing};
 use crate::cost::Cost;
 use crate::error::Result;
 use crate::party::Party;
@@ -63,14 +64,46 @@ pub trait ConvertRing: Ring {
     ) -> Secret<Self::Word>;
 }
 
-/// Bytes of the helper's correction.
-pub fn correction_len<R: ConvertRing>(ring: &R, n: usize) -> usize {
-    2 * ring.dealt_planes().len() * size_of::<R::Word>() * n
+/// One conversion of `n` elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Demand {
+    /// Elements.
+    pub n: usize,
 }
 
-/// Cost of one conversion of length `n`.
-pub fn cost<R: ConvertRing>(ring: &R, n: usize) -> Cost {
-    Cost::online(1, n * ring.bytes(Range::Reduced)).with_dealt(correction_len(ring, n))
+impl<R: SecureRing> Kind<R> for Demand {
+    type Part = Mask<R>;
+
+    fn correction_len(&self, ring: &R) -> usize {
+        2 * ring.dealt_planes().len() * size_of::<R::Word>() * self.n
+    }
+
+    fn cost(&self, ring: &R) -> Cost {
+        Cost::online(1, self.n * ring.bytes(Range::Reduced)).with_dealt(self.correction_len(ring))
+    }
+
+    fn deal(&self, dealer: &Dealer<'_, R>, step: Step) -> Result<Vec<u8>> {
+        let &Dealer { ring, prgs, .. } = dealer;
+        let [mut r, other] = prgs.map(|prg| draw(ring, self.n, prg, step));
+        ring.add(Range::Reduced, &mut r, &other);
+        Ok(correct(ring, &r, prgs[0], step))
+    }
+
+    fn expand(&self, server: &Receiver<'_, R>, step: Step, correction: Secret<u8>) -> Result<Mask<R>> {
+        let (&Receiver { ring, role, prg, .. }, n) = (server, self.n);
+        let dealt = match role {
+            Server::Server0 => expand(ring, n, prg, step),
+            Server::Server1 => {
+                let words: Secret<R::Word> = Secret::read(&correction);
+                let mut planes = ring.dealt_planes().flat_map(|p| [p, p]).zip(words.chunks_exact(n.max(1)));
+                if !planes.all(|(plane, w)| ring.is_canonical_plane(plane, w)) {
+                    return Err(share::not_canonical(step));
+                }
+                words
+            }
+        };
+        Ok(Mask { r: draw(ring, n, prg, step), dealt })
+    }
 }
 
 /// One server's correlation.
@@ -79,9 +112,8 @@ pub struct Mask<R: Ring> {
     dealt: Secret<R::Word>,
 }
 
-impl<R: Ring> Mask<R> {
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
+impl<R: SecureRing> Part for Mask<R> {
+    fn bytes(&self) -> usize {
         size_of_val(&*self.r) + size_of_val(&*self.dealt)
     }
 }
@@ -99,50 +131,17 @@ fn expand<R: ConvertRing>(ring: &R, n: usize, prg: &Prg, step: Step) -> Secret<R
     out
 }
 
-/// The helper's part: the correction for server 1.
-pub fn deal<R: ConvertRing>(ring: &R, n: usize, prgs: [&Prg; 2], step: Step) -> Vec<u8> {
-    let [mut r, other] = prgs.map(|prg| draw(ring, n, prg, step));
-    ring.add(Range::Reduced, &mut r, &other);
-    correct(ring, &r, prgs[0], step)
-}
-
 /// What server 1 must hold so that its shares and those server 0 expands from `prg` fit the mask `r`.
-fn correct<R: ConvertRing>(ring: &R, r: &[R::Word], prg: &Prg, step: Step) -> Vec<u8> {
+fn correct<R: SecureRing>(ring: &R, r: &[R::Word], prg: &Prg, step: Step) -> Vec<u8> {
     let n = r.len() / ring.planes(Range::Reduced);
     let own = expand(ring, n, prg, step);
     let rows = ring.dealt_planes().flat_map(|p| ring.dealt(p, r).map(|row| (p, row)));
-    let mut out = buffer::with_capacity(correction_len(ring, n));
+    let mut out = buffer::with_capacity(Demand { n }.correction_len(ring));
     for ((plane, mut row), own) in rows.zip(own.chunks_exact(n.max(1))) {
         ring.sub_plane(plane, &mut row, own);
         out.extend_from_slice(bytemuck::cast_slice(&row));
     }
     out
-}
-
-/// One server's correlation; `correction` is what the helper sent, empty at server 0.
-///
-/// # Errors
-/// [`crate::Error::Peer`] if the correction is not made of residues.
-pub(crate) fn prepare<R: ConvertRing>(
-    ring: &R,
-    role: Server,
-    n: usize,
-    prg: &Prg,
-    step: Step,
-    correction: &[u8],
-) -> Result<Mask<R>> {
-    let dealt = match role {
-        Server::Server0 => expand(ring, n, prg, step),
-        Server::Server1 => {
-            let words: Secret<R::Word> = Secret::read(correction);
-            let mut planes = ring.dealt_planes().flat_map(|p| [p, p]).zip(words.chunks_exact(n.max(1)));
-            if !planes.all(|(plane, w)| ring.is_canonical_plane(plane, w)) {
-                return Err(share::not_canonical(step));
-            }
-            words
-        }
-    };
-    Ok(Mask { r: draw(ring, n, prg, step), dealt })
 }
 
 async fn convert<R: ConvertRing, C: Channel>(
@@ -284,7 +283,7 @@ mod tests {
     use super::*;
     use crate::testing::{AT, numbers, prgs, rings, run, shares, shift};
 
-    fn masks<R: ConvertRing>(ring: &R, n: usize, shifted: Option<&[i64]>) -> [Mask<R>; 2] {
+    fn masks<R: SecureRing>(ring: &R, n: usize, shifted: Option<&[i64]>) -> [Mask<R>; 2] {
         let prgs = prgs(8);
         let mut r1 = draw(ring, n, &prgs[1], AT);
         if let Some(by) = shifted {
@@ -293,12 +292,15 @@ mod tests {
         let mut r = draw(ring, n, &prgs[0], AT);
         ring.add(Range::Reduced, &mut r, &r1);
         let correction = correct(ring, &r, &prgs[0], AT);
-        assert_eq!(correction.len(), correction_len(ring, n));
+        let demand = Demand { n };
+        assert_eq!(correction.len(), demand.correction_len(ring));
         if shifted.is_none() {
-            assert_eq!(correction, deal(ring, n, [&prgs[0], &prgs[1]], AT));
+            let dealer = Dealer::new(ring, [&prgs[0], &prgs[1]]);
+            assert_eq!(correction, demand.deal(&dealer, AT).unwrap());
         }
-        let m1 = prepare(ring, Server::Server1, n, &prgs[1], AT, &correction).unwrap();
-        [prepare(ring, Server::Server0, n, &prgs[0], AT, &[]).unwrap(), Mask { r: r1, ..m1 }]
+        let [zero, one] = Server::BOTH.map(|role| Receiver::new(ring, role, &prgs[role.index()]));
+        let m1 = one.receive(AT, &demand, correction).unwrap();
+        [zero.receive(AT, &demand, vec![]).unwrap(), Mask { r: r1, ..m1 }]
     }
 
     #[test]
@@ -310,7 +312,7 @@ mod tests {
                 let [m0, m1] = masks(ring, n, None);
                 let out = run(ring, [(x0, m0), (x1, m1)], async |p, (x, m)| lift(p, AT, &x, Some(m)).await)
                     .unwrap();
-                out.assert_priced(cost(ring, n));
+                out.assert_priced(Demand { n }.cost(ring));
                 assert_eq!(out.join(ring), x);
             }
         }
@@ -351,7 +353,7 @@ mod tests {
                     let out =
                         run(ring, [(x0, m0), (x1, m1)], async |p, (x, m)| rescale(p, AT, &x, Some(m)).await);
                     let out = out.unwrap();
-                    out.assert_priced(cost(ring, n));
+                    out.assert_priced(Demand { n }.cost(ring));
                     assert_rescaled(&x, &out.join(ring), 1 << z64::SHIFT);
                 }
             },
@@ -379,7 +381,7 @@ mod tests {
 
     #[test]
     fn simulatable() {
-        fn check<R: ConvertRing>(ring: &R) {
+        fn check<R: SecureRing>(ring: &R) {
             let n = 60;
             let delta = numbers(5, n, 1000);
             let view = |shifted: Option<&[i64]>| {
@@ -402,7 +404,8 @@ mod tests {
     #[test]
     fn a_malformed_correction_is_refused() {
         let ring = Rns::new(crate::ring::Moduli::usual(3, 2).unwrap()).unwrap();
-        let bad = vec![255; correction_len(&ring, 4)];
-        assert!(prepare(&ring, Server::Server1, 4, &prgs(1)[1], AT, &bad).is_err());
+        let (demand, prgs) = (Demand { n: 4 }, prgs(1));
+        let bad = vec![255; demand.correction_len(&ring)];
+        assert!(Receiver::new(&ring, Server::Server1, &prgs[1]).receive(AT, &demand, bad).is_err());
     }
 }

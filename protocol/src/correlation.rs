@@ -5,34 +5,96 @@
 //! the [`Store`] by value. Nothing here can be cloned or read twice, and a step's correlation fits that step
 //! alone, since its randomness is drawn from the streams of that step.
 
+mod kind;
+mod source;
 mod store;
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
 
-use crate::bilinear::{self, Linear};
+use crate::bilinear::Linear;
 use crate::channel::{Channel, MAX_MESSAGE_BYTES};
 use crate::convert::{self, ConvertRing};
 use crate::cost::Cost;
 use crate::error::{Error, Result};
 use crate::mul;
-use crate::prg::Prg;
 use crate::product;
 use crate::ring::{Range, Ring};
-use crate::role::Server;
-use crate::secret::Secret;
 use crate::shuffle;
 use crate::sign::{self, SignRing};
 use crate::step::Step;
 
+pub use kind::{Kind, Part};
+pub use source::{Dealer, FromHelper, Ideal, Receiver, Source};
 pub use store::{Clock, Store};
 
 /// A ring with everything the protocols need.
 pub trait SecureRing: SignRing + ConvertRing {}
 impl<R: SignRing + ConvertRing> SecureRing for R {}
 
-/// What one protocol call consumes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Demand {
+/// One of each [`Kind`], as plans list them. This is the one place that lists the kinds.
+macro_rules! demands {
+    ($($(#[$doc:meta])* $name:ident($kind:ty),)*) => {
+        /// What one protocol call consumes.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Demand {
+            $($(#[$doc])* $name($kind),)*
+        }
+
+        $(impl From<$kind> for Demand {
+            fn from(kind: $kind) -> Self {
+                Self::$name(kind)
+            }
+        })*
+
+        impl Demand {
+            /// Bytes of the helper's correction for server 1.
+            pub fn correction_len<R: SecureRing>(&self, ring: &R) -> usize {
+                match self {
+                    $(Self::$name(kind) => Kind::correction_len(kind, ring),)*
+                }
+            }
+
+            /// Online and dealt cost.
+            pub fn cost<R: SecureRing>(&self, ring: &R) -> Cost {
+                match self {
+                    $(Self::$name(kind) => Kind::cost(kind, ring),)*
+                }
+            }
+
+            /// The helper's part: the correction for server 1.
+            ///
+            /// # Errors
+            /// [`Error::Config`] if it needs a weight that is not loaded.
+            pub fn deal<R: SecureRing>(&self, dealer: &Dealer<'_, R>, step: Step) -> Result<Vec<u8>> {
+                match self {
+                    $(Self::$name(kind) => kind.deal(dealer, step),)*
+                }
+            }
+
+            /// A server's part, as [`Receiver::receive`] makes it.
+            ///
+            /// # Errors
+            /// As [`Receiver::receive`].
+            pub fn receive<R: SecureRing>(
+                &self,
+                server: &Receiver<'_, R>,
+                step: Step,
+                correction: Vec<u8>,
+            ) -> Result<Prepared<R>> {
+                let dealt = correction.len();
+                match self {
+                    $(Self::$name(kind) => {
+                        Ok(Prepared::new(*self, server.receive(step, kind, correction)?, dealt))
+                    })*
+                }
+            }
+        }
+    };
+}
+
+demands! {
     /// A linear map applied once.
     Linear(Linear),
     /// Signs.
@@ -40,113 +102,42 @@ pub enum Demand {
     /// Signs to be opened.
     Compare(sign::Comparison),
     /// Conversions between domains.
-    Convert {
-        /// Elements.
-        n: usize,
-    },
+    Convert(convert::Demand),
     /// Products of two secrets.
-    Mul {
-        /// Elements.
-        n: usize,
-    },
+    Mul(mul::Demand),
     /// A list in an order that nobody knows.
     Shuffle(shuffle::Demand),
     /// Matrix products with one operand.
     Product(product::Shape),
 }
 
-impl Demand {
-    /// Bytes of the helper's correction for server 1.
-    pub fn correction_len<R: SecureRing>(&self, ring: &R) -> usize {
-        match self {
-            Self::Linear(map) => map.correction_len(ring),
-            Self::Sign(demand) => demand.correction_len(ring),
-            Self::Convert { n } => convert::correction_len(ring, *n),
-            Self::Mul { n } => mul::correction_len(ring, *n),
-            Self::Compare(demand) => demand.correction_len(ring),
-            Self::Shuffle(demand) => demand.correction_len(ring),
-            Self::Product(shape) => shape.correction_len(ring),
-        }
-    }
-
-    /// Online and dealt cost.
-    pub fn cost<R: SecureRing>(&self, ring: &R) -> Cost {
-        match self {
-            Self::Linear(map) => map.cost(ring),
-            Self::Sign(demand) => demand.cost(ring),
-            Self::Convert { n } => convert::cost(ring, *n),
-            Self::Mul { n } => mul::cost(ring, *n),
-            Self::Compare(demand) => demand.cost(ring),
-            Self::Shuffle(demand) => demand.cost(ring),
-            Self::Product(shape) => shape.cost(ring),
-        }
-    }
-
-    /// The helper's part: the correction for server 1. `mask` finds the lasting mask of a weight.
-    ///
-    /// # Errors
-    /// [`Error::Config`] if the weight is not loaded.
-    pub fn deal<'m, R: SecureRing>(
-        &self,
-        ring: &R,
-        prgs: [&Prg; 2],
-        step: Step,
-        mask: impl Fn(u32) -> Option<&'m bilinear::Mask<R>>,
-    ) -> Result<Vec<u8>> {
-        Ok(match self {
-            Self::Linear(map) => {
-                let mask = mask(map.weight).ok_or_else(|| not_loaded(map.weight))?;
-                bilinear::deal(ring, map, mask, prgs, step)
-            }
-            Self::Sign(demand) => demand.deal(ring, prgs, step),
-            Self::Convert { n } => convert::deal(ring, *n, prgs, step),
-            Self::Mul { n } => mul::deal(ring, *n, prgs, step),
-            Self::Compare(demand) => demand.deal(ring, prgs, step),
-            Self::Shuffle(demand) => demand.deal(ring, prgs, step),
-            Self::Product(shape) => shape.deal(ring, prgs, step),
-        })
-    }
-
-    /// A server's part. `correction` is what the helper sent, empty at server 0; `resident` finds a weight.
-    ///
-    /// # Errors
-    /// [`Error::Peer`] if the correction is malformed, [`Error::Config`] if the weight is not loaded.
-    pub fn prepare<'m, R: SecureRing>(
-        &self,
-        ring: &R,
-        role: Server,
-        prg: &Prg,
-        step: Step,
-        correction: impl Into<Secret<u8>>,
-        resident: impl Fn(u32) -> Option<&'m bilinear::Resident<R>>,
-    ) -> Result<Correlation<R>> {
-        let correction = correction.into();
-        let due = if role.is_first() { 0 } else { self.correction_len(ring) };
-        if correction.len() != due {
-            let found = format!("{} bytes", correction.len());
-            return Err(Error::Peer { step, expected: format!("a correction of {due} bytes"), found });
-        }
-        Ok(match self {
-            Self::Linear(map) => {
-                let resident = resident(map.weight).ok_or_else(|| not_loaded(map.weight))?;
-                Correlation::Linear(bilinear::prepare(ring, role, map, resident, prg, step, correction)?)
-            }
-            Self::Sign(demand) => Correlation::Sign(demand.prepare(ring, role, prg, step, correction)?),
-            Self::Convert { n } => {
-                Correlation::Convert(convert::prepare(ring, role, *n, prg, step, &correction)?)
-            }
-            Self::Mul { n } => Correlation::Mul(mul::prepare(ring, role, *n, prg, step, correction)?),
-            Self::Compare(demand) => Correlation::Compare(demand.prepare(ring, role, prg, step, correction)),
-            Self::Shuffle(demand) => {
-                Correlation::Shuffle(demand.prepare(ring, role, prg, step, &correction)?)
-            }
-            Self::Product(shape) => Correlation::Product(shape.prepare(ring, role, prg, step, correction)?),
-        })
-    }
+/// One server's part of what one [`Demand`] asks for, of whichever kind.
+pub struct Prepared<R> {
+    demand: Demand,
+    part: Box<dyn Part>,
+    /// Bytes that the helper sent for it.
+    dealt: usize,
+    ring: PhantomData<fn() -> R>,
 }
 
-fn not_loaded(weight: u32) -> Error {
-    Error::Config(format!("weight {weight} is not loaded"))
+impl<R: SecureRing> Prepared<R> {
+    fn new(demand: Demand, part: impl Part, dealt: usize) -> Self {
+        Self { demand, part: Box::new(part), dealt, ring: PhantomData }
+    }
+
+    fn bytes(&self) -> usize {
+        self.part.bytes()
+    }
+
+    /// The part, if it is the one that `kind` asks for.
+    fn of<K: Kind<R>>(self, step: Step, kind: &K) -> Result<K::Part> {
+        let other = || Error::Correlation { step, reason: format!("one for {:?}", self.demand) };
+        if self.demand != (*kind).into() {
+            return Err(other());
+        }
+        let part: Box<dyn Any> = self.part;
+        part.downcast().map(|part| *part).map_err(|_| other())
+    }
 }
 
 /// All demands of one run, by step: they are prepared in this order, and spent about in it.
@@ -176,7 +167,8 @@ impl Plan {
     /// # Panics
     /// If `step` is not the start of a call or has a demand or an opening, or if a weight has a map already: masks
     /// would be drawn twice.
-    pub fn push(&mut self, step: Step, demand: Demand) {
+    pub fn push(&mut self, step: Step, demand: impl Into<Demand>) {
+        let demand = demand.into();
         if let Demand::Linear(map) = demand {
             assert!(self.weights.insert(map.weight), "a weight belongs to one map");
         }
@@ -245,46 +237,27 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Demand::deal`] and the channel.
-    pub async fn deal<'m, R: SecureRing, C: Channel>(
+    pub async fn deal<R: SecureRing, C: Channel>(
         &self,
-        ring: &R,
-        prgs: [&Prg; 2],
-        mask: impl Fn(u32) -> Option<&'m bilinear::Mask<R>>,
+        dealer: &Dealer<'_, R>,
         channel: &mut C,
     ) -> Result<()> {
         for (step, demand) in &self.demands {
-            channel.send(*step, demand.deal(ring, prgs, *step, &mask)?).await?;
+            channel.send(*step, demand.deal(dealer, *step)?).await?;
         }
         Ok(())
     }
 
-    /// A server's part ahead of a run: fills `store`. Server 1 receives corrections from the helper on
-    /// `channel`; server 0 receives nothing. On failure the store is told, too.
+    /// A server's part ahead of a run: fills `store` from `source`. On failure the store is told, too.
     ///
     /// # Errors
-    /// As [`Demand::prepare`] and the channel.
-    pub async fn prepare<'m, R: SecureRing, C: Channel>(
-        &self,
-        ring: &R,
-        role: Server,
-        prg: &Prg,
-        resident: impl Fn(u32) -> Option<&'m bilinear::Resident<R>>,
-        channel: &mut C,
-        store: &Store<R>,
-    ) -> Result<()> {
+    /// As the source.
+    pub async fn prepare<R: SecureRing>(&self, mut source: impl Source<R>, store: &Store<R>) -> Result<()> {
         // Whoever waits for the store must not wait for ever if this future is dropped.
         let abandoned = FinishOnDrop(store);
         let mut fill = async || {
             for (step, demand) in &self.demands {
-                let correction = match role {
-                    Server::Server0 => Vec::new(),
-                    Server::Server1 => {
-                        let correction = channel.recv(*step, demand.correction_len(ring)).await?;
-                        store.note_dealt(*step, correction.len());
-                        correction
-                    }
-                };
-                store.put(*step, *demand, demand.prepare(ring, role, prg, *step, correction, &resident)?)?;
+                store.put(*step, source.next(*step, demand).await?)?;
             }
             Ok(())
         };
@@ -319,65 +292,23 @@ impl<R: SecureRing> Drop for FinishOnDrop<'_, R> {
     }
 }
 
-/// One server's part of what one [`Demand`] asks for.
-pub enum Correlation<R: SecureRing> {
-    /// For [`bilinear::apply`].
-    Linear(bilinear::Masked<R>),
-    /// For [`sign`].
-    Sign(sign::Correlation<R>),
-    /// For [`convert`].
-    Convert(convert::Mask<R>),
-    /// For [`mul::mul`].
-    Mul(mul::Triples<R>),
-    /// For [`sign::open`].
-    Compare(sign::Compared<R>),
-    /// For [`shuffle::shuffle`].
-    Shuffle(shuffle::Correlation<R>),
-    /// For [`product::product`].
-    Product(product::Masks<R>),
-}
-
-impl<R: SecureRing> Correlation<R> {
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Linear(c) => c.bytes(),
-            Self::Sign(c) => c.bytes(),
-            Self::Convert(c) => c.bytes(),
-            Self::Mul(c) => c.bytes(),
-            Self::Compare(c) => c.bytes(),
-            Self::Shuffle(c) => c.bytes(),
-            Self::Product(c) => c.bytes(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ring::Z64;
+    use crate::role::Server;
     use crate::testing::{AT, prgs};
 
     const N: usize = 10;
-    const DEMAND: Demand = Demand::Mul { n: N };
-
-    fn triples_of(correlation: Correlation<Z64>) -> mul::Triples<Z64> {
-        match correlation {
-            Correlation::Mul(t) => t,
-            _ => unreachable!("a multiplication was asked for"),
-        }
-    }
+    const DEMAND: mul::Demand = mul::Demand { n: N };
 
     #[test]
     fn corrections_fit_their_step_alone() {
-        // The same correction prepared for another step gives other triples: its masks differ.
+        // The same correction received for another step gives other triples: its masks differ.
         let (ring, prgs) = (Z64::new(), prgs(1));
-        let sent = DEMAND.deal(&ring, [&prgs[0], &prgs[1]], AT, |_| None).unwrap();
-        let at = |step| {
-            triples_of(
-                DEMAND.prepare(&ring, Server::Server1, &prgs[1], step, sent.clone(), |_| None).unwrap(),
-            )
-        };
+        let sent = DEMAND.deal(&Dealer::new(&ring, [&prgs[0], &prgs[1]]), AT).unwrap();
+        let server = Receiver::new(&ring, Server::Server1, &prgs[1]);
+        let at = |step| server.receive(step, &DEMAND, sent.clone()).unwrap();
         assert!(at(AT).same_masks(&at(AT)));
         assert!(!at(AT).same_masks(&at(AT.call(9))));
     }
@@ -385,8 +316,9 @@ mod tests {
     #[test]
     fn corrections_of_another_length_are_refused() {
         let (ring, prgs) = (Z64::new(), prgs(1));
-        for len in [0, 8 * N - 1, 8 * N + 1] {
-            let got = DEMAND.prepare(&ring, Server::Server1, &prgs[1], AT, vec![0; len], |_| None);
+        for (role, len) in [(1, 0), (1, 8 * N - 1), (1, 8 * N + 1), (0, 8 * N)] {
+            let server = Receiver::new(&ring, Server::BOTH[role], &prgs[1]);
+            let got = server.receive(AT, &DEMAND, vec![0; len]);
             assert!(matches!(got.err(), Some(Error::Peer { .. })), "{len} bytes");
         }
     }
@@ -401,7 +333,8 @@ mod tests {
         {
             use futures::FutureExt;
             let ring = Z64::new();
-            let waiting = plan.prepare(&ring, Server::Server1, &prgs[1], |_| None, &mut channel, &store);
+            let server = Receiver::new(&ring, Server::Server1, &prgs[1]);
+            let waiting = plan.prepare(FromHelper { server, channel: &mut channel }, &store);
             assert!(waiting.now_or_never().is_none());
         }
         assert!(matches!(store.take(AT, &DEMAND), Err(Error::Ended(_))));
@@ -418,33 +351,35 @@ mod tests {
             let n = 40_000;
             let map = Linear { conv: Conv::dense(3, 20, 5), weight: 0 };
             let mut plan = Plan::default();
-            plan.push(AT, Demand::Linear(map));
-            plan.push(AT.call(2), Demand::Convert { n });
-            plan.push(AT.call(3), Demand::Mul { n });
+            plan.push(AT, map);
+            plan.push(AT.call(2), convert::Demand { n });
+            plan.push(AT.call(3), mul::Demand { n });
             let mut call = 4;
             for rounds in [Rounds::Balanced, Rounds::Fewest] {
                 for output in [Output::Bit, Output::Reduced, Output::Full] {
-                    plan.push(AT.call(call), Demand::Sign(sign::Demand { n, output, rounds }));
+                    plan.push(AT.call(call), sign::Demand { n, output, rounds });
                     call += 1;
                 }
-                plan.push(AT.call(call), Demand::Compare(sign::Comparison { n, rounds }));
+                plan.push(AT.call(call), sign::Comparison { n, rounds });
                 call += 1;
             }
             for range in [Range::Full, Range::Reduced] {
-                plan.push(AT.call(call), Demand::Shuffle(shuffle::Demand { rows: n / 4, columns: 4, range }));
+                plan.push(AT.call(call), shuffle::Demand { rows: n / 4, columns: 4, range });
                 call += 1;
             }
             let shape = product::Shape { groups: 2, m: 100, k: 30, n: 200, uses: 3 };
-            plan.push(AT.call(call), Demand::Product(shape));
+            plan.push(AT.call(call), shape);
             let loads = prgs(2);
             let mask = Mask::new(ring, &map, [&loads[0], &loads[1]]);
             let (helper, servers) = (prgs(1), prgs(1));
+            let dealer = Dealer { ring, prgs: [&helper[0], &helper[1]], masks: &[mask] };
+            let [zero, one] = Server::BOTH.map(|role| Receiver::new(ring, role, &servers[role.index()]));
             for (step, demand) in plan.demands() {
-                let sent = demand.deal(ring, [&helper[0], &helper[1]], *step, |_| Some(&mask)).unwrap();
+                let sent = demand.deal(&dealer, *step).unwrap();
                 assert_eq!(sent.len(), demand.correction_len(ring));
                 if !matches!(demand, Demand::Linear(_)) {
-                    demand.prepare(ring, Server::Server0, &servers[0], *step, vec![], |_| None).unwrap();
-                    demand.prepare(ring, Server::Server1, &servers[1], *step, sent, |_| None).unwrap();
+                    demand.receive(&zero, *step, vec![]).unwrap();
+                    demand.receive(&one, *step, sent).unwrap();
                 }
             }
             for prg in helper.iter().chain(&servers).chain(&loads) {
@@ -470,12 +405,12 @@ mod tests {
             assert_eq!(refused(1, &|p, at| p.push_opening(at, n, Range::Reduced)), large);
             // One product that is dealt for, another whose right operand is opened.
             let dealt = product::Shape { groups: 1, m: 1 << 10, k: 1, n: n >> 14, uses: 16 };
-            assert_eq!(refused(2, &|p, at| p.push(at, Demand::Product(dealt))), large);
+            assert_eq!(refused(2, &|p, at| p.push(at, dealt)), large);
             let opened = product::Shape { groups: 1, m: 1, k: 1 << 10, n: n >> 10, uses: 1 };
-            assert_eq!(refused(3, &|p, at| p.push(at, Demand::Product(opened))), large);
+            assert_eq!(refused(3, &|p, at| p.push(at, opened)), large);
             // The correction is twice the list.
             let list = shuffle::Demand { rows: n / 16, columns: 8, range: Range::Full };
-            assert_eq!(refused(4, &|p, at| p.push(at, Demand::Shuffle(list))), large);
+            assert_eq!(refused(4, &|p, at| p.push(at, list)), large);
         }
     }
 
@@ -485,7 +420,7 @@ mod tests {
         plan.push(AT, DEMAND);
         plan.push_opening(AT.call(2), 7, Range::Reduced);
         assert_eq!(plan.demands().len(), 1);
-        assert_eq!(plan.costs(&ring)[&AT.layer_index()], DEMAND.cost(&ring) + Cost::online(1, 56));
+        assert_eq!(plan.costs(&ring)[&AT.layer_index()], Kind::cost(&DEMAND, &ring) + Cost::online(1, 56));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!                share_i = c_i + d b_i + e a_i + [i = 0] d e.
 
 use crate::channel::Channel;
+use crate::correlation::{Dealer, Kind, Part, Receiver, SecureRing};
 use crate::cost::Cost;
 use crate::error::Result;
 use crate::party::Party;
@@ -18,14 +19,44 @@ use crate::secret::Secret;
 use crate::share::{self, Share};
 use crate::step::Step;
 
-/// Cost of one multiplication of length `n`.
-pub fn cost<R: Ring>(ring: &R, n: usize) -> Cost {
-    Cost::online(1, 2 * n * ring.bytes(Range::Full)).with_dealt(correction_len(ring, n))
+/// One multiplication of two vectors of `n` elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Demand {
+    /// Elements.
+    pub n: usize,
 }
 
-/// Bytes of the helper's correction.
-pub fn correction_len<R: Ring>(ring: &R, n: usize) -> usize {
-    n * ring.bytes(Range::Full)
+impl<R: SecureRing> Kind<R> for Demand {
+    type Part = Triples<R>;
+
+    fn correction_len(&self, ring: &R) -> usize {
+        self.n * ring.bytes(Range::Full)
+    }
+
+    fn cost(&self, ring: &R) -> Cost {
+        Cost::online(1, 2 * self.n * ring.bytes(Range::Full)).with_dealt(self.correction_len(ring))
+    }
+
+    fn deal(&self, dealer: &Dealer<'_, R>, step: Step) -> Result<Vec<u8>> {
+        let Dealer { ring, prgs, .. } = dealer;
+        let [mut a, mut b] = factors(*ring, self.n, prgs[0], step);
+        let [a1, b1] = factors(*ring, self.n, prgs[1], step);
+        ring.add(Range::Full, &mut a, &a1);
+        ring.add(Range::Full, &mut b, &b1);
+        ring.mul(Range::Full, &mut a, &b);
+        ring.sub(Range::Full, &mut a, &dealt(*ring, self.n, prgs[0], step));
+        Ok(share::into_bytes(a))
+    }
+
+    fn expand(&self, server: &Receiver<'_, R>, step: Step, correction: Secret<u8>) -> Result<Triples<R>> {
+        let &Receiver { ring, role, prg, .. } = server;
+        let [a, b] = factors(ring, self.n, prg, step);
+        let c = match role {
+            Server::Server0 => dealt(ring, self.n, prg, step),
+            Server::Server1 => share::from_message(ring, Range::Full, step, correction)?,
+        };
+        Ok(Triples { a, b, c })
+    }
 }
 
 /// `n` random triples c = a * b, good for one multiplication of length `n`.
@@ -35,9 +66,8 @@ pub struct Triples<R: Ring> {
     c: Secret<R::Word>,
 }
 
-impl<R: Ring> Triples<R> {
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
+impl<R: SecureRing> Part for Triples<R> {
+    fn bytes(&self) -> usize {
         3 * size_of_val(&*self.a)
     }
 }
@@ -54,35 +84,9 @@ fn factors<R: Ring>(ring: &R, n: usize, prg: &Prg, step: Step) -> [Secret<R::Wor
     [Purpose::MulLeft, Purpose::MulRight].map(|p| ring.uniform(Range::Full, prg.at(step, p), n))
 }
 
-/// The helper's part: the correction for server 1.
-pub fn deal<R: Ring>(ring: &R, n: usize, prgs: [&Prg; 2], step: Step) -> Vec<u8> {
-    let [mut a, mut b] = factors(ring, n, prgs[0], step);
-    let [a1, b1] = factors(ring, n, prgs[1], step);
-    ring.add(Range::Full, &mut a, &a1);
-    ring.add(Range::Full, &mut b, &b1);
-    ring.mul(Range::Full, &mut a, &b);
-    ring.sub(Range::Full, &mut a, &ring.uniform(Range::Full, prgs[0].at(step, Purpose::MulProduct), n));
-    share::into_bytes(a)
-}
-
-/// One server's triples; `correction` is what the helper sent, empty at server 0.
-///
-/// # Errors
-/// [`crate::Error::Peer`] if the correction is not made of residues.
-pub(crate) fn prepare<R: Ring>(
-    ring: &R,
-    role: Server,
-    n: usize,
-    prg: &Prg,
-    step: Step,
-    correction: Secret<u8>,
-) -> Result<Triples<R>> {
-    let [a, b] = factors(ring, n, prg, step);
-    let c = match role {
-        Server::Server0 => ring.uniform(Range::Full, prg.at(step, Purpose::MulProduct), n),
-        Server::Server1 => share::from_message(ring, Range::Full, step, correction)?,
-    };
-    Ok(Triples { a, b, c })
+/// Server 0's share of c.
+fn dealt<R: Ring>(ring: &R, n: usize, prg: &Prg, step: Step) -> Secret<R::Word> {
+    ring.uniform(Range::Full, prg.at(step, Purpose::MulProduct), n)
 }
 
 /// `x * y`.
@@ -125,17 +129,15 @@ pub async fn mul<R: Ring, C: Channel>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::correlation::Ideal;
     use crate::testing::{AT, numbers, prgs, rings, run, shares, shift};
 
-    fn triples<R: Ring>(ring: &R, n: usize, seed: u8) -> [Triples<R>; 2] {
+    fn triples<R: SecureRing>(ring: &R, n: usize, seed: u8) -> [Triples<R>; 2] {
         let prgs = prgs(seed);
-        let correction = deal(ring, n, [&prgs[0], &prgs[1]], AT);
-        assert_eq!(correction.len(), correction_len(ring, n));
-        let t1 = prepare(ring, Server::Server1, n, &prgs[1], AT, correction.into()).unwrap();
-        [prepare(ring, Server::Server0, n, &prgs[0], AT, Secret::zeroed(0)).unwrap(), t1]
+        Ideal::new(ring, [&prgs[0], &prgs[1]]).both(AT, &Demand { n }).unwrap().0
     }
 
-    fn check<R: Ring>(ring: &R) {
+    fn check<R: SecureRing>(ring: &R) {
         for n in [1, 5, 300] {
             let bound = f64::sqrt(ring.bound(Range::Full) as f64) as i64 - 1;
             let (x, y) = (numbers(1, n, bound), numbers(2, n, bound));
@@ -145,7 +147,7 @@ mod tests {
             let out =
                 run(ring, [(x0, y0, t0), (x1, y1, t1)], async |p, (x, y, t)| mul(p, AT, &x, &y, t).await)
                     .unwrap();
-            out.assert_priced(cost(ring, n));
+            out.assert_priced(Demand { n }.cost(ring));
             let want: Vec<i64> = x.iter().zip(&y).map(|(x, y)| x * y).collect();
             assert_eq!(out.join(ring), want);
         }
@@ -159,7 +161,7 @@ mod tests {
     #[test]
     fn simulatable() {
         // Shifting x at server 1 and its mask alike changes no byte of server 0's view.
-        fn check<R: Ring>(ring: &R) {
+        fn check<R: SecureRing>(ring: &R) {
             let n = 50;
             let (y, delta) = (numbers(2, n, 1000), numbers(5, n, 1000));
             let view = |shifted: bool| {

@@ -47,7 +47,7 @@ const DEVIATES: f64 = 7.0;
 
 /// What one symbol was in each sample, of `of` possible values.
 #[derive(Clone)]
-struct Column {
+pub struct Column {
     name: String,
     of: usize,
     values: Vec<u8>,
@@ -56,14 +56,14 @@ struct Column {
 /// All that one server sees, as symbols. Where there is a pivot, the masked number that is opened first, pairs of the
 /// others are also looked at together with it.
 #[derive(Default)]
-struct View {
+pub struct View {
     columns: Vec<Column>,
     /// Which column.
     pivot: Option<usize>,
 }
 
 /// A ring whose words can be taken apart into symbols.
-trait Look: crate::correlation::SecureRing {
+pub trait Look: crate::correlation::SecureRing {
     /// The symbols of one plane of words.
     fn symbols(&self, name: &str, plane: usize, words: &[Self::Word]) -> Vec<Column>;
 
@@ -135,6 +135,14 @@ struct Watch {
     inner: Memory,
     sent: BTreeMap<Step, Vec<u8>>,
     received: BTreeMap<Step, Vec<u8>>,
+    /// Which of the messages received is not what was sent.
+    alter: Option<usize>,
+}
+
+/// Another message that could have been sent: every byte stays what it may be, a residue or bits.
+fn altered(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.iter_mut().for_each(|b| *b = if *b == 0 { 1 } else { *b / 2 });
+    bytes
 }
 
 impl Watch {
@@ -165,7 +173,10 @@ impl Channel for Watch {
     }
 
     async fn recv(&mut self, step: Step, len: usize) -> Result<Vec<u8>> {
-        let bytes = self.inner.recv(step, len).await?;
+        let mut bytes = self.inner.recv(step, len).await?;
+        if self.alter == Some(self.received.len()) {
+            bytes = altered(bytes);
+        }
         self.received.insert(step, bytes.clone());
         Ok(bytes)
     }
@@ -210,6 +221,11 @@ impl View {
         let one = self.columns.iter().find_map(|a| Joint::of(a).tell(None));
         one.or_else(|| pairs(None)).or_else(|| self.pivot.and_then(|z| pairs(Some(z))))
     }
+}
+
+/// What is not uniform in a vector of words, if anything is.
+pub fn lopsided<R: Look>(ring: &R, range: Range, words: &[R::Word]) -> Option<String> {
+    View { columns: ring.look("word", range, words), pivot: None }.lopsided()
 }
 
 /// Several symbols as one.
@@ -286,7 +302,7 @@ fn tables_are_told_apart() {
 /// Two servers and what links them.
 fn links() -> [Watch; 2] {
     let (a, b) = Memory::pair("server 0", "server 1");
-    [a, b].map(|inner| Watch { inner, sent: BTreeMap::new(), received: BTreeMap::new() })
+    [a, b].map(|inner| Watch { inner, sent: BTreeMap::new(), received: BTreeMap::new(), alter: None })
 }
 
 /// The step of message `index` of the call that all cases run.

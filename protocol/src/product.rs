@@ -15,6 +15,7 @@
 //! [`bilinear`]: crate::bilinear
 
 use crate::channel::Channel;
+use crate::correlation::{self, Dealer, Kind, Receiver, SecureRing};
 use crate::cost::Cost;
 use crate::error::{Error, Result};
 use crate::party::Party;
@@ -76,18 +77,6 @@ impl Shape {
         Conv::dense(self.m, k, self.n)
     }
 
-    /// Bytes of the helper's correction.
-    pub fn correction_len<R: Ring>(&self, ring: &R) -> usize {
-        self.uses * self.out_len() * ring.bytes(Range::Full)
-    }
-
-    /// Cost of all uses.
-    pub fn cost<R: Ring>(&self, ring: &R) -> Cost {
-        let elements = self.uses * self.left_len() + self.right_len();
-        Cost::online(self.uses as u64, elements * ring.bytes(Range::Full))
-            .with_dealt(self.correction_len(ring))
-    }
-
     /// One server's shares of all A_t, `[uses, groups, m, k]`, and of B.
     fn masks<R: Ring>(&self, ring: &R, prg: &Prg, step: Step) -> [Secret<R::Word>; 2] {
         [(Purpose::ProductLeft, self.uses * self.left_len()), (Purpose::ProductRight, self.right_len())]
@@ -97,11 +86,6 @@ impl Shape {
     /// Server 0's shares of all C_t, `[uses, groups, m, n]`.
     fn dealt<R: Ring>(&self, ring: &R, prg: &Prg, step: Step) -> Secret<R::Word> {
         ring.uniform(Range::Full, prg.at(step, Purpose::ProductDealt), self.uses * self.out_len())
-    }
-
-    /// The helper's part: the correction for server 1.
-    pub fn deal<R: Ring>(&self, ring: &R, prgs: [&Prg; 2], step: Step) -> Vec<u8> {
-        self.correct(ring, prgs.map(|prg| self.masks(ring, prg, step)), prgs[0], step)
     }
 
     /// What server 1 must hold so that it and what server 0 expands from `prg` add up to all C_t.
@@ -122,19 +106,29 @@ impl Shape {
         ring.sub(Range::Full, &mut c, &self.dealt(ring, prg, step));
         share::into_bytes(c)
     }
+}
 
-    /// One server's correlation; `correction` is what the helper sent, empty at server 0.
-    ///
-    /// # Errors
-    /// [`Error::Peer`] if the correction is not made of residues.
-    pub(crate) fn prepare<R: Ring>(
-        &self,
-        ring: &R,
-        role: Server,
-        prg: &Prg,
-        step: Step,
-        correction: Secret<u8>,
-    ) -> Result<Masks<R>> {
+impl<R: SecureRing> Kind<R> for Shape {
+    type Part = Masks<R>;
+
+    fn correction_len(&self, ring: &R) -> usize {
+        self.uses * self.out_len() * ring.bytes(Range::Full)
+    }
+
+    /// Cost of all uses.
+    fn cost(&self, ring: &R) -> Cost {
+        let elements = self.uses * self.left_len() + self.right_len();
+        Cost::online(self.uses as u64, elements * ring.bytes(Range::Full))
+            .with_dealt(self.correction_len(ring))
+    }
+
+    fn deal(&self, dealer: &Dealer<'_, R>, step: Step) -> Result<Vec<u8>> {
+        let &Dealer { ring, prgs, .. } = dealer;
+        Ok(self.correct(ring, prgs.map(|prg| self.masks(ring, prg, step)), prgs[0], step))
+    }
+
+    fn expand(&self, server: &Receiver<'_, R>, step: Step, correction: Secret<u8>) -> Result<Masks<R>> {
+        let &Receiver { ring, role, prg, .. } = server;
         let [a, b] = self.masks(ring, prg, step);
         let c = match role {
             Server::Server0 => self.dealt(ring, prg, step),
@@ -250,12 +244,13 @@ pub struct Masks<R: Ring> {
     c: Secret<R::Word>,
 }
 
-impl<R: Ring> Masks<R> {
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
+impl<R: SecureRing> correlation::Part for Masks<R> {
+    fn bytes(&self) -> usize {
         size_of_val(&*self.a) + size_of_val(&*self.b) + size_of_val(&*self.c)
     }
+}
 
+impl<R: Ring> Masks<R> {
     /// Takes [Y] as the operand of the products that this correlation is for.
     pub fn operand(self, y: Share<R, Full>) -> Operand<R> {
         let Self { shape, a, b, c } = self;
@@ -409,7 +404,7 @@ mod tests {
     }
 
     /// Both correlations, after `adjust` has seen server 1's shares of all A_t and of B.
-    fn correlations<R: Ring>(
+    fn correlations<R: SecureRing>(
         ring: &R,
         shape: Shape,
         adjust: impl Fn(&mut [Secret<R::Word>; 2]),
@@ -420,14 +415,15 @@ mod tests {
         adjust(&mut other);
         let correction = shape.correct(ring, [own, other.clone()], &prgs[0], AT);
         assert_eq!(correction.len(), shape.correction_len(ring));
-        let c0 = shape.prepare(ring, Server::Server0, &prgs[0], AT, Secret::zeroed(0)).unwrap();
-        let c1 = shape.prepare(ring, Server::Server1, &prgs[1], AT, correction.into()).unwrap();
+        let [zero, one] = Server::BOTH.map(|role| Receiver::new(ring, role, &prgs[role.index()]));
+        let c0 = zero.receive(AT, &shape, vec![]).unwrap();
+        let c1 = one.receive(AT, &shape, correction).unwrap();
         let [a, b] = other;
         [c0, Masks { a, b, ..c1 }]
     }
 
     /// Both servers, `uses` products: the results one after the other.
-    fn go<R: Ring>(
+    fn go<R: SecureRing>(
         ring: &R,
         x: [Vec<Share<R, Full>>; 2],
         y: [Share<R, Full>; 2],
@@ -444,7 +440,7 @@ mod tests {
         .unwrap()
     }
 
-    fn left<R: Ring>(ring: &R, x: &[Vec<i64>]) -> [Vec<Share<R, Full>>; 2] {
+    fn left<R: SecureRing>(ring: &R, x: &[Vec<i64>]) -> [Vec<Share<R, Full>>; 2] {
         x.iter()
             .enumerate()
             .map(|(t, x)| shares(ring, 10 + t as u8, x).into())
@@ -454,7 +450,7 @@ mod tests {
 
     #[test]
     fn correct_and_priced() {
-        fn check<R: Ring>(ring: &R) {
+        fn check<R: SecureRing>(ring: &R) {
             for shape in SHAPES {
                 assert!(shape.is_valid());
                 let bound = f64::sqrt(ring.bound(Range::Full) as f64 / shape.k as f64) as i64 - 1;
@@ -463,7 +459,7 @@ mod tests {
                 let y = numbers(77, shape.right_len(), bound);
                 let prgs = prgs(50);
                 let masks = correlations(ring, shape, |_| ());
-                let dealt = shape.deal(ring, [&prgs[0], &prgs[1]], AT);
+                let dealt = shape.deal(&Dealer::new(ring, [&prgs[0], &prgs[1]]), AT).unwrap();
                 assert_eq!(dealt, share::to_bytes(&masks[1].c), "the helper does the same");
                 let out = go(ring, left(ring, &x), shares(ring, 4, &y), masks);
                 out.assert_priced(shape.cost(ring));
@@ -481,7 +477,7 @@ mod tests {
     fn simulatable() {
         // Moving an operand and its mask alike changes no byte of the other server's view: of server 0's by
         // server 1's masks, and the other way round with the roles of the shares exchanged.
-        fn check<R: Ring>(ring: &R) {
+        fn check<R: SecureRing>(ring: &R) {
             let shape = Shape { groups: 2, m: 3, k: 5, n: 4, uses: 2 };
             let (nx, ny) = (shape.left_len(), shape.right_len());
             let x: Vec<Vec<i64>> = (0..2).map(|t| numbers(t, nx, 99)).collect();
@@ -531,7 +527,7 @@ mod tests {
         let ring = Rns::new(Moduli::usual(2, 1).unwrap()).unwrap();
         let shape = Shape { groups: 1, m: 2, k: 3, n: 2, uses: 1 };
         let bad = vec![255; shape.correction_len(&ring)];
-        let got = shape.prepare(&ring, Server::Server1, &prgs(1)[1], AT, bad.into());
+        let got = Receiver::new(&ring, Server::Server1, &prgs(1)[1]).receive(AT, &shape, bad);
         assert!(matches!(got.err(), Some(Error::Peer { .. })));
         let inputs = || {
             let ([y0, y1], [m0, m1]) = (shares(&ring, 4, &[1; 6]), correlations(&ring, shape, |_| ()));

@@ -57,25 +57,47 @@ pub fn refresh<R: Ring, C, D: Domain>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ring::Reduced;
-    use crate::testing::{AT, numbers, rings, run, shares};
+    use crate::privacy::{Look, lopsided};
+    use crate::ring::{Reduced, Z64};
+    use crate::testing::{AT, rings, run};
 
     #[test]
-    fn numbers_stay_and_shares_change() {
-        fn check<R: Ring>(ring: &R) {
-            let x = numbers(1, 200, 1000);
-            let before = shares::<R, Reduced>(ring, 2, &x);
-            let out = run(ring, before.clone(), async |p, x| {
+    fn numbers_stay_and_shares_are_uniform() {
+        fn check<R: Look>(ring: &R) {
+            // Shares that tell everything: server 0 holds the numbers, server 1 holds zeros.
+            let x = vec![5; 1 << 14];
+            let told = ring.encode(Reduced::RANGE, &x);
+            let zeros = vec![bytemuck::Zeroable::zeroed(); told.len()];
+            assert!(lopsided(ring, Reduced::RANGE, &told).is_some());
+            let out = run(ring, [told, zeros].map(Share::<R, Reduced>::new), async |p, x| {
                 let pair = agree(p).await?.prg(b"session");
                 Ok(refresh(p, AT, &pair, x))
             });
             let out = out.unwrap();
             out.assert_priced(cost());
-            for (after, before) in out.out.iter().zip(&before) {
-                assert_ne!(after.words(), before.words());
+            for share in &out.out {
+                assert_eq!(lopsided(ring, Reduced::RANGE, share.words()), None);
             }
             assert_eq!(out.join(ring), x);
         }
         rings(check, check);
+    }
+
+    #[test]
+    fn both_decide_on_the_seed() {
+        // What is agreed on is neither what one of them drew nor anything fixed.
+        let ring = Z64::new();
+        let mut bytes = Vec::new();
+        for _ in 0..256 {
+            let out = run(&ring, [(), ()], async |p, ()| agree(p).await).unwrap();
+            let [a, b] = &out.out;
+            assert_eq!(a.as_bytes(), b.as_bytes());
+            let [from_1, from_0] = &out.views;
+            let sum: Vec<u8> = from_0.iter().zip(from_1).map(|(a, b)| a ^ b).collect();
+            assert_eq!(a.as_bytes()[..], sum);
+            bytes.extend(from_0.iter().zip(from_1).map(|(&a, &b)| u64::from(a) << 60 | u64::from(b) & 15));
+        }
+        // Of both, a nibble each: uniform alone and together.
+        assert_eq!(lopsided(&ring, Reduced::RANGE, &bytes), None);
     }
 }

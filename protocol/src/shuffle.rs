@@ -16,6 +16,7 @@
 
 use crate::buffer;
 use crate::channel::Channel;
+use crate::correlation::{Dealer, Kind, Part, Receiver, SecureRing};
 use crate::cost::Cost;
 use crate::error::{Error, Result};
 use crate::party::Party;
@@ -52,16 +53,6 @@ impl Demand {
         self.len() * ring.bytes(self.range)
     }
 
-    /// Bytes of the helper's correction.
-    pub fn correction_len<R: Ring>(&self, ring: &R) -> usize {
-        2 * self.message_len(ring)
-    }
-
-    /// Cost of one shuffle.
-    pub fn cost<R: Ring>(&self, ring: &R) -> Cost {
-        Cost::there_and_back(self.message_len(ring)).with_dealt(self.correction_len(ring))
-    }
-
     fn draw<R: Ring>(&self, ring: &R, prg: &Prg, step: Step, purpose: Purpose) -> Secret<R::Word> {
         ring.uniform(self.range, prg.at(step, purpose), self.len())
     }
@@ -86,13 +77,14 @@ impl Demand {
         out
     }
 
-    /// The helper's part: the correction for server 1.
-    pub fn deal<R: Ring>(&self, ring: &R, prgs: [&Prg; 2], step: Step) -> Vec<u8> {
-        self.correct(ring, prgs.map(|prg| self.own(ring, prg, step)), prgs[0], step)
-    }
-
     /// What server 1 must hold so that it and what server 0 expands from `prg` fit orders and masks.
-    fn correct<R: Ring>(&self, ring: &R, [first, second]: [Own<R>; 2], prg: &Prg, step: Step) -> Vec<u8> {
+    fn correct<R: SecureRing>(
+        &self,
+        ring: &R,
+        [first, second]: [Own<R>; 2],
+        prg: &Prg,
+        step: Step,
+    ) -> Vec<u8> {
         // b = pi_0(a) - Delta, then Delta' = pi_1(a') - b'.
         let parts = [
             (&first.order, &second.mask, Purpose::ShuffleFirst),
@@ -106,19 +98,26 @@ impl Demand {
         }
         out
     }
+}
 
-    /// One server's correlation; `correction` is what the helper sent, empty at server 0.
-    ///
-    /// # Errors
-    /// [`crate::Error::Peer`] if the correction is not made of residues.
-    pub(crate) fn prepare<R: Ring>(
-        &self,
-        ring: &R,
-        role: Server,
-        prg: &Prg,
-        step: Step,
-        correction: &[u8],
-    ) -> Result<Correlation<R>> {
+impl<R: SecureRing> Kind<R> for Demand {
+    type Part = Correlation<R>;
+
+    fn correction_len(&self, ring: &R) -> usize {
+        2 * self.message_len(ring)
+    }
+
+    fn cost(&self, ring: &R) -> Cost {
+        Cost::there_and_back(self.message_len(ring)).with_dealt(self.correction_len(ring))
+    }
+
+    fn deal(&self, dealer: &Dealer<'_, R>, step: Step) -> Result<Vec<u8>> {
+        let &Dealer { ring, prgs, .. } = dealer;
+        Ok(self.correct(ring, prgs.map(|prg| self.own(ring, prg, step)), prgs[0], step))
+    }
+
+    fn expand(&self, server: &Receiver<'_, R>, step: Step, correction: Secret<u8>) -> Result<Correlation<R>> {
+        let &Receiver { ring, role, prg, .. } = server;
         let own = self.own(ring, prg, step);
         let [first, second] = match role {
             Server::Server0 => [Purpose::ShuffleFirst, Purpose::ShuffleSecond]
@@ -151,9 +150,8 @@ pub struct Correlation<R: Ring> {
     second: Secret<R::Word>,
 }
 
-impl<R: Ring> Correlation<R> {
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
+impl<R: SecureRing> Part for Correlation<R> {
+    fn bytes(&self) -> usize {
         size_of_val(&*self.own.order) + 3 * size_of_val(&*self.first)
     }
 }
@@ -269,12 +267,13 @@ pub fn permutation(step: Step, places: &[i64]) -> Result<Vec<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::correlation::Ideal;
     use crate::prg::Seed;
     use crate::ring::{Full, Moduli, Reduced, Rns, Z64};
     use crate::testing::{AT, Run, numbers, prgs, rings, run, shares, shift};
 
     /// Both correlations, after `adjust` has seen what the servers draw.
-    fn correlations<R: Ring>(
+    fn correlations<R: SecureRing>(
         ring: &R,
         demand: Demand,
         seed: u8,
@@ -289,12 +288,13 @@ mod tests {
         let correction = demand.correct(ring, draw(), &prgs[0], AT);
         assert_eq!(correction.len(), demand.correction_len(ring));
         let [own0, own1] = draw();
-        let c0 = demand.prepare(ring, Server::Server0, &prgs[0], AT, &[]).unwrap();
-        let c1 = demand.prepare(ring, Server::Server1, &prgs[1], AT, &correction).unwrap();
+        let [zero, one] = Server::BOTH.map(|role| Receiver::new(ring, role, &prgs[role.index()]));
+        let c0 = zero.receive(AT, &demand, vec![]).unwrap();
+        let c1 = one.receive(AT, &demand, correction).unwrap();
         [Correlation { own: own0, ..c0 }, Correlation { own: own1, ..c1 }]
     }
 
-    fn go<R: Ring, D: Domain>(
+    fn go<R: SecureRing, D: Domain>(
         ring: &R,
         x: [Share<R, D>; 2],
         correlations: [Correlation<R>; 2],
@@ -303,7 +303,7 @@ mod tests {
         run(ring, [(x0, c0), (x1, c1)], async |p, (x, c)| shuffle(p, AT, x, c).await).unwrap()
     }
 
-    fn check<R: Ring, D: Domain>(ring: &R) {
+    fn check<R: SecureRing, D: Domain>(ring: &R) {
         for (rows, columns) in [(1, 3), (2, 1), (7, 5), (300, 1), (40, 33)] {
             let demand = Demand { rows, columns, range: D::RANGE };
             let x = numbers(1, demand.len(), ring.bound(D::RANGE));
@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn simulatable() {
         // Moving x and what masks it alike changes no byte that the other server receives.
-        fn check<R: Ring>(ring: &R) {
+        fn check<R: SecureRing>(ring: &R) {
             let demand = Demand { rows: 20, columns: 3, range: Range::Full };
             let (x, by) = (numbers(1, demand.len(), 999), numbers(5, demand.len(), 999));
             // Server 0 receives x_1 - a.
@@ -377,7 +377,7 @@ mod tests {
     fn orders_of_the_other_server_do_not_show() {
         // Another permutation at one server, and masks to match: the other receives the same bytes, from the
         // helper, too, and still the list comes out in another order.
-        fn check<R: Ring>(ring: &R) {
+        fn check<R: SecureRing>(ring: &R) {
             let demand = Demand { rows: 20, columns: 2, range: Range::Reduced };
             let x = numbers(1, demand.len(), 999);
             let reversed: Vec<u32> = (0..20).rev().collect();
@@ -449,10 +449,8 @@ mod tests {
         let ring = Z64::new();
         let demand = Demand { rows: 4, columns: 1, range: Range::Reduced };
         let shuffled = |prgs: [&Prg; 2]| {
-            let correction = demand.deal(&ring, prgs, AT);
-            let c0 = demand.prepare(&ring, Server::Server0, prgs[0], AT, &[]).unwrap();
-            let c1 = demand.prepare(&ring, Server::Server1, prgs[1], AT, &correction).unwrap();
-            let out = go(&ring, shares::<_, Reduced>(&ring, 3, &[0, 1, 2, 3]), [c0, c1]);
+            let (both, _) = Ideal::new(&ring, prgs).both(AT, &demand).unwrap();
+            let out = go(&ring, shares::<_, Reduced>(&ring, 3, &[0, 1, 2, 3]), both);
             out.join(&ring).into_iter().map(|v| v as u32).collect()
         };
         let prg = |i: u32| Seed::from_bytes([9; 32]).prg(&i.to_le_bytes());
@@ -484,7 +482,7 @@ mod tests {
         let ring = Rns::new(Moduli::usual(2, 1).unwrap()).unwrap();
         let demand = Demand { rows: 3, columns: 2, range: Range::Reduced };
         let bad = vec![255; demand.correction_len(&ring)];
-        let got = demand.prepare(&ring, Server::Server1, &prgs(1)[1], AT, &bad);
+        let got = Receiver::new(&ring, Server::Server1, &prgs(1)[1]).receive(AT, &demand, bad);
         assert!(matches!(got.err(), Some(Error::Peer { .. })));
         // A peer that sends bytes which are no residues, or too few: 255 is none modulo 255.
         for message in [vec![255; 12], vec![0; 11], vec![0; 13]] {

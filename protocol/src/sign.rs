@@ -29,6 +29,7 @@ use crate::bits;
 use crate::buffer;
 use crate::channel::Channel;
 use crate::compare::{self, Rounds, Tree};
+use crate::correlation::{Dealer, Kind, Part, Receiver, SecureRing};
 use crate::cost::Cost;
 use crate::error::Result;
 use crate::party::Party;
@@ -171,34 +172,12 @@ impl Comparison {
         Tree::new(ring.compare_bits(), self.rounds)
     }
 
-    /// Bytes of the helper's correction.
-    pub fn correction_len<R: Ring>(&self, ring: &R) -> usize {
-        self.tree(ring).correction_len(self.n) + bits::bytes(self.n)
-    }
-
-    /// Cost of one run.
-    pub fn cost<R: Ring>(&self, ring: &R) -> Cost {
-        let tree = self.tree(ring);
-        let bytes = self.n * ring.bytes(Range::Reduced) + tree.bytes(self.n) + bits::bytes(self.n);
-        Cost::online(tree.rounds() as u64 + 2, bytes).with_dealt(self.correction_len(ring))
-    }
-
     /// One server's random masks.
     fn draw<R: Ring>(&self, ring: &R, prg: &Prg, step: Step) -> Masks<R> {
         Masks {
             r: ring.uniform(Range::Reduced, prg.at(step, Purpose::CompareMask), self.n),
             tree: compare::draw_masks(&self.tree(ring), self.n, prg, step),
         }
-    }
-
-    /// The helper's part: the correction for server 1.
-    pub fn deal<R: Ring>(&self, ring: &R, prgs: [&Prg; 2], step: Step) -> Vec<u8> {
-        let [own, other] = prgs.map(|prg| self.draw(ring, prg, step));
-        let masks = own.sum(ring, &other);
-        let (number, flip) = masks.split(ring, self.n);
-        let mut out = buffer::with_capacity(self.correction_len(ring));
-        self.correct(ring, &masks, &number, &flip, prgs[0], step, &mut out);
-        out
     }
 
     /// Appends what server 1 must hold so that its shares and those server 0 expands from `prg` fit `masks`,
@@ -223,29 +202,15 @@ impl Comparison {
         out.extend(bits::pack(&flip, self.n));
     }
 
-    /// One server's correlation; `correction` is what the helper sent, empty at server 0.
-    pub(crate) fn prepare<R: Ring>(
+    /// One server's correlation, from what comes behind the first `start` bytes of a correction.
+    fn expand_behind<R: SecureRing>(
         &self,
-        ring: &R,
-        role: Server,
-        prg: &Prg,
-        step: Step,
-        correction: Secret<u8>,
-    ) -> Compared<R> {
-        self.prepare_behind(ring, role, prg, step, &Arc::new(correction), 0)
-    }
-
-    /// The same from what comes behind the first `start` bytes of a correction.
-    fn prepare_behind<R: Ring>(
-        &self,
-        ring: &R,
-        role: Server,
-        prg: &Prg,
+        server: &Receiver<'_, R>,
         step: Step,
         correction: &Arc<Secret<u8>>,
         start: usize,
     ) -> Compared<R> {
-        let n = self.n;
+        let (&Receiver { ring, role, prg, .. }, n) = (server, self.n);
         let Masks { r, tree: masks } = self.draw(ring, prg, step);
         let (tree, flip) = match role {
             Server::Server0 => (0..0, prg.stream(step, Purpose::FlipBit, 0, 0).words(bits::words(n))),
@@ -259,6 +224,34 @@ impl Comparison {
     }
 }
 
+impl<R: SecureRing> Kind<R> for Comparison {
+    type Part = Compared<R>;
+
+    fn correction_len(&self, ring: &R) -> usize {
+        self.tree(ring).correction_len(self.n) + bits::bytes(self.n)
+    }
+
+    fn cost(&self, ring: &R) -> Cost {
+        let tree = self.tree(ring);
+        let bytes = self.n * ring.bytes(Range::Reduced) + tree.bytes(self.n) + bits::bytes(self.n);
+        Cost::online(tree.rounds() as u64 + 2, bytes).with_dealt(self.correction_len(ring))
+    }
+
+    fn deal(&self, dealer: &Dealer<'_, R>, step: Step) -> Result<Vec<u8>> {
+        let &Dealer { ring, prgs, .. } = dealer;
+        let [own, other] = prgs.map(|prg| self.draw(ring, prg, step));
+        let masks = own.sum(ring, &other);
+        let (number, flip) = masks.split(ring, self.n);
+        let mut out = buffer::with_capacity(self.correction_len(ring));
+        self.correct(ring, &masks, &number, &flip, prgs[0], step, &mut out);
+        Ok(out)
+    }
+
+    fn expand(&self, server: &Receiver<'_, R>, step: Step, correction: Secret<u8>) -> Result<Compared<R>> {
+        Ok(self.expand_behind(server, step, &Arc::new(correction), 0))
+    }
+}
+
 impl Demand {
     const fn comparison(&self) -> Comparison {
         Comparison { n: self.n, rounds: self.rounds }
@@ -268,31 +261,13 @@ impl Demand {
         ring.rows(self.output).len() * size_of::<R::Word>() * self.n
     }
 
-    /// Bytes of the helper's correction.
-    pub fn correction_len<R: SignRing>(&self, ring: &R) -> usize {
-        self.rows_len(ring) + self.comparison().correction_len(ring)
-    }
-
-    /// Cost of one run.
-    pub fn cost<R: SignRing>(&self, ring: &R) -> Cost {
-        self.comparison().cost(ring).with_dealt(self.correction_len(ring))
-    }
-
     /// One server's mask of the signs.
     fn draw(&self, prg: &Prg, step: Step) -> Secret<u64> {
         prg.stream(step, Purpose::SignMask, 0, 0).words(bits::words(self.n)).into()
     }
 
-    /// The helper's part: the correction for server 1.
-    pub fn deal<R: SignRing>(&self, ring: &R, prgs: [&Prg; 2], step: Step) -> Vec<u8> {
-        let [own, other] = prgs.map(|prg| self.comparison().draw(ring, prg, step));
-        let [mut beta, other_beta] = prgs.map(|prg| self.draw(prg, step));
-        xor(&mut beta, &other_beta);
-        self.correct(ring, &own.sum(ring, &other), &beta, prgs[0], step)
-    }
-
     /// What server 1 must hold so that its shares and those server 0 expands from `prg` fit the masks.
-    fn correct<R: SignRing>(
+    fn correct<R: SecureRing>(
         &self,
         ring: &R,
         masks: &Masks<R>,
@@ -315,20 +290,29 @@ impl Demand {
         self.comparison().correct(ring, masks, &number, &flip, prg, step, &mut out);
         out
     }
+}
 
-    /// One server's correlation; `correction` is what the helper sent, empty at server 0.
-    ///
-    /// # Errors
-    /// [`crate::Error::Peer`] if the correction is not made of residues.
-    pub(crate) fn prepare<R: SignRing>(
-        &self,
-        ring: &R,
-        role: Server,
-        prg: &Prg,
-        step: Step,
-        correction: Secret<u8>,
-    ) -> Result<Correlation<R>> {
-        let n = self.n;
+impl<R: SecureRing> Kind<R> for Demand {
+    type Part = Correlation<R>;
+
+    fn correction_len(&self, ring: &R) -> usize {
+        self.rows_len(ring) + self.comparison().correction_len(ring)
+    }
+
+    fn cost(&self, ring: &R) -> Cost {
+        self.comparison().cost(ring).with_dealt(self.correction_len(ring))
+    }
+
+    fn deal(&self, dealer: &Dealer<'_, R>, step: Step) -> Result<Vec<u8>> {
+        let &Dealer { ring, prgs, .. } = dealer;
+        let [own, other] = prgs.map(|prg| self.comparison().draw(ring, prg, step));
+        let [mut beta, other_beta] = prgs.map(|prg| self.draw(prg, step));
+        xor(&mut beta, &other_beta);
+        Ok(self.correct(ring, &own.sum(ring, &other), &beta, prgs[0], step))
+    }
+
+    fn expand(&self, server: &Receiver<'_, R>, step: Step, correction: Secret<u8>) -> Result<Correlation<R>> {
+        let (&Receiver { ring, role, prg, .. }, n) = (server, self.n);
         let rows = ring.rows(self.output);
         let (correction, len) = (Arc::new(correction), self.rows_len(ring));
         let derived = match role {
@@ -351,7 +335,7 @@ impl Demand {
                 derived
             }
         };
-        let compared = self.comparison().prepare_behind(ring, role, prg, step, &correction, len);
+        let compared = self.comparison().expand_behind(server, step, &correction, len);
         Ok(Correlation { output: self.output, beta: self.draw(prg, step), derived, compared })
     }
 }
@@ -387,9 +371,8 @@ pub struct Compared<R: Ring> {
     dealt: compare::Dealt,
 }
 
-impl<R: Ring> Compared<R> {
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
+impl<R: SecureRing> Part for Compared<R> {
+    fn bytes(&self) -> usize {
         size_of_val(&*self.r) + size_of_val(&*self.flip) + self.dealt.bytes()
     }
 }
@@ -402,9 +385,8 @@ pub struct Correlation<R: Ring> {
     compared: Compared<R>,
 }
 
-impl<R: Ring> Correlation<R> {
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
+impl<R: SecureRing> Part for Correlation<R> {
+    fn bytes(&self) -> usize {
         size_of_val(&*self.beta) + size_of_val(&*self.derived) + self.compared.bytes()
     }
 }
@@ -579,9 +561,10 @@ async fn open_bits<R: Ring, C: Channel>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::correlation::Ideal;
     use crate::testing::{AT, Run, numbers, prgs, reduced_bound, rings, run, shares, shift};
 
-    fn correlations<R: SignRing>(
+    fn correlations<R: SecureRing>(
         ring: &R,
         demand: Demand,
         adjust: impl Fn(&mut Masks<R>, &mut Secret<u64>),
@@ -593,14 +576,15 @@ mod tests {
         xor(&mut sum, &beta);
         let correction = demand.correct(ring, &own.sum(ring, &other), &sum, &prgs[0], AT);
         assert_eq!(correction.len(), demand.correction_len(ring));
-        let c0 = demand.prepare(ring, Server::Server0, &prgs[0], AT, Secret::zeroed(0)).unwrap();
-        let c1 = demand.prepare(ring, Server::Server1, &prgs[1], AT, correction.into()).unwrap();
+        let [zero, one] = Server::BOTH.map(|role| Receiver::new(ring, role, &prgs[role.index()]));
+        let c0 = zero.receive(AT, &demand, vec![]).unwrap();
+        let c1 = one.receive(AT, &demand, correction).unwrap();
         let Masks { r, tree } = other;
         let compared = Compared { r, dealt: c1.compared.dealt.with_masks(tree), ..c1.compared };
         [c0, Correlation { beta, compared, ..c1 }]
     }
 
-    fn go<R: SignRing>(ring: &R, x: &[i64], demand: Demand, slopes: Slopes) -> Run<Secret<R::Word>> {
+    fn go<R: SecureRing>(ring: &R, x: &[i64], demand: Demand, slopes: Slopes) -> Run<Secret<R::Word>> {
         let [x0, x1] = shares::<R, Reduced>(ring, 2, x);
         let [c0, c1] = correlations(ring, demand, |_, _| ());
         let out = run(ring, [(x0, c0), (x1, c1)], async |p, (x, c)| super::run(p, AT, &x, c, slopes).await)
@@ -614,7 +598,7 @@ mod tests {
         share::join(ring, output.range(), a, &b)
     }
 
-    fn check<R: SignRing>(ring: &R) {
+    fn check<R: SecureRing>(ring: &R) {
         for rounds in [Rounds::Balanced, Rounds::Fewest] {
             for n in [0, 1, 8, 63, 65, 700] {
                 let x = numbers(n as u8, n, ring.bound(Range::Reduced));
@@ -646,15 +630,12 @@ mod tests {
 
     #[test]
     fn opened_signs() {
-        fn check<R: SignRing>(ring: &R) {
+        fn check<R: SecureRing>(ring: &R) {
             for (n, rounds) in [(1, Rounds::Balanced), (65, Rounds::Fewest), (700, Rounds::Balanced)] {
                 let x = numbers(n as u8, n, ring.bound(Range::Reduced));
                 let demand = Comparison { n, rounds };
                 let prgs = prgs(40);
-                let correction = demand.deal(ring, [&prgs[0], &prgs[1]], AT);
-                assert_eq!(correction.len(), demand.correction_len(ring));
-                let c0 = demand.prepare(ring, Server::Server0, &prgs[0], AT, Secret::zeroed(0));
-                let c1 = demand.prepare(ring, Server::Server1, &prgs[1], AT, correction.into());
+                let ([c0, c1], _) = Ideal::new(ring, [&prgs[0], &prgs[1]]).both(AT, &demand).unwrap();
                 let [x0, x1] = shares::<R, Reduced>(ring, 2, &x);
                 let inputs = [(x0, c0), (x1, c1)];
                 let out = run(ring, inputs, async |p, (x, c)| open(p, AT, &x, c).await).unwrap();
@@ -705,7 +686,7 @@ mod tests {
 
     /// Server 0's view when server 1's share of x is moved by `by` and all its masks are moved so that what it
     /// masks stays covered by the same bits.
-    fn view<R: SignRing>(ring: &R, demand: Demand, by: Option<&[i64]>, ending: Ending) -> Vec<u8> {
+    fn view<R: SecureRing>(ring: &R, demand: Demand, by: Option<&[i64]>, ending: Ending) -> Vec<u8> {
         let n = demand.n;
         let x = numbers(1, n, 1 << 12);
         let prgs = prgs(40);
@@ -766,7 +747,7 @@ mod tests {
 
     #[test]
     fn simulatable() {
-        fn check<R: SignRing>(ring: &R) {
+        fn check<R: SecureRing>(ring: &R) {
             for rounds in [Rounds::Balanced, Rounds::Fewest] {
                 let demand = Demand { n: 130, output: Output::Full, rounds };
                 let by = numbers(6, 130, 1 << 12);
@@ -789,7 +770,7 @@ mod tests {
         let ring = crate::ring::Rns::new(crate::ring::Moduli::usual(3, 2).unwrap()).unwrap();
         let demand = Demand { n: 4, output: Output::Full, rounds: Rounds::Balanced };
         let bad = vec![255; demand.correction_len(&ring)];
-        assert!(demand.prepare(&ring, Server::Server1, &prgs(1)[1], AT, bad.into()).is_err());
+        assert!(Receiver::new(&ring, Server::Server1, &prgs(1)[1]).receive(AT, &demand, bad).is_err());
         assert!(reduced_bound(&ring) > 0);
     }
 }

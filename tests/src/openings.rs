@@ -20,7 +20,7 @@ use sharelens_ops::planner::Length;
 use sharelens_ops::{Planner, Secure};
 use sharelens_protocol::bilinear::{self, Mask, Resident};
 use sharelens_protocol::channel::Memory;
-use sharelens_protocol::correlation::{Demand, Plan, SecureRing, Store};
+use sharelens_protocol::correlation::{Dealer, Demand, FromHelper, Kind, Plan, Receiver, SecureRing, Store};
 use sharelens_protocol::cost::Ledger;
 use sharelens_protocol::prg::{Prg, Purpose, Seed};
 use sharelens_protocol::ring::{Full, Range, Rns, Z64};
@@ -119,7 +119,7 @@ enum What {
 fn what<R: SecureRing>(ring: &R, plan: &Plan, step: Step) -> What {
     let message = step.to_bits() & 0xffff;
     match plan.demands().get(&step.call_start()) {
-        Some(Demand::Convert { .. }) => What::Words(Range::Reduced),
+        Some(Demand::Convert(_)) => What::Words(Range::Reduced),
         Some(Demand::Sign(signs)) if message > 0 => What::Bits(signs.n),
         Some(Demand::Compare(signs)) if message + 1 == signs.cost(ring).rounds => What::Signs(signs.n),
         Some(Demand::Compare(signs)) if message > 0 => What::Bits(signs.n),
@@ -189,14 +189,17 @@ impl<'a, R: Visible> Subject<'a, R> {
         });
         let stores = [Store::new(usize::MAX), Store::new(usize::MAX)];
         let (mut helper, mut from_helper) = Memory::pair("helper", "server 1");
-        let (mut nobody, _) = Memory::pair("nobody", "nobody");
         block_on(async {
-            let mask = |w: u32| self.masks.get(w as usize);
-            self.plan.deal(ring, [&seeds[0], &seeds[1]], mask, &mut helper).await?;
-            let [s0, s1] = &stores;
-            let of = |server: usize| move |w: u32| self.weights[server].get(w as usize);
-            self.plan.prepare(ring, Server::Server0, &seeds[0], of(0), &mut nobody, s0).await?;
-            self.plan.prepare(ring, Server::Server1, &seeds[1], of(1), &mut from_helper, s1).await
+            let dealer = Dealer { ring, prgs: [&seeds[0], &seeds[1]], masks: &self.masks };
+            self.plan.deal(&dealer, &mut helper).await?;
+            let (mut nobody, _) = Memory::pair("nobody", "nobody");
+            let channels = [&mut nobody, &mut from_helper];
+            for (role, channel) in Server::BOTH.into_iter().zip(channels) {
+                let i = role.index();
+                let server = Receiver { ring, role, prg: &seeds[i], weights: &self.weights[i] };
+                self.plan.prepare(FromHelper { server, channel }, &stores[i]).await?;
+            }
+            Ok::<_, Error>(())
         })?;
         let x0 =
             ring.uniform(Range::Full, prg(run, 12).at(Step::layer(0), Purpose::Input), program.input_len());

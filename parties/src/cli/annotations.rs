@@ -10,7 +10,9 @@ use sharelens_models::config::Config;
 use sharelens_models::detect::Detections;
 use sharelens_models::detect::precision::{self, Truth};
 
-use super::{show, text};
+use sharelens::text;
+
+use super::show;
 
 /// Bytes that an annotation file may have.
 const MAX_BYTES: u64 = 1 << 20;

@@ -15,13 +15,13 @@ mod yardstick;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use serde_json::Value;
 use sharelens::config::LinkConfig;
 use sharelens::control::Start;
 use sharelens_models::Arithmetic;
 
 use super::{Mode, RingName, RoundsName, Ui, Wan, model};
 use measure::Place;
+use report::Document;
 use subject::Subject;
 
 #[derive(Debug, Args)]
@@ -176,16 +176,21 @@ impl How {
                 subject.manifest.rounds = super::rounds(&subject.manifest, self.rounds, place.wan())?;
                 let measured = measure::run(&subject, *place, &settings, ui)
                     .with_context(|| format!("{} at {place}", subject.name))?;
-                let document = report::document(&subject, *place, &settings, &measured, &yardstick)?;
+                let document = Document::new(&subject, *place, &settings, &measured, &yardstick)?;
                 if !ui.json {
-                    ui.print(report::text(&document, !ui.quiet));
+                    ui.print(document.text(!ui.quiet));
                 }
                 documents.push(document);
             }
         }
         if ui.json {
-            let document = if documents.len() == 1 { documents.remove(0) } else { Value::Array(documents) };
-            println!("{}", serde_json::to_string_pretty(&document)?);
+            println!(
+                "{}",
+                match &documents[..] {
+                    [one] => serde_json::to_string_pretty(one)?,
+                    all => serde_json::to_string_pretty(all)?,
+                }
+            );
         }
         Ok(())
     }

@@ -7,10 +7,12 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use sharelens::config::LinkConfig;
 use sharelens::control::{ModelId, Start};
-use sharelens::{Identity, Role};
+use sharelens::outcome::{self, Difference};
+use sharelens::{Identity, Outcome, PlanReport, Role};
 
+use super::document::Document;
 use super::nodes::{self, Nodes};
-use super::{Mode, RingName, Ui, Wan, infer, model, outputs, page, result, shipped, show};
+use super::{Mode, RingName, Ui, Wan, infer, model, outputs, page, shipped, show};
 
 /// Files that the report shows.
 const BOXES: &str = "boxes.png";
@@ -109,41 +111,44 @@ impl Demo {
         let twin = prepared.twin(&model::arithmetic(&prepared, self.ring)?)?;
         let (plain, float) = (twin.run(&input)?, prepared.float(&input)?);
         let shown = if self.image.is_some() { &image } else { Path::new(shipped.image.0) };
-        let mut json = done.json(shown, self.mode)?;
-        json["model"] = name.into();
-        json["plain"] = result::result(&done.manifest, &plain)?;
-        json["float"] = result::result(&done.manifest, &float)?;
-        result::differ(&mut json, &done.manifest, &done.outputs, &plain);
-        if let Some(wan) = self.wan {
-            json["wan"] = infer::plan(&done.manifest, wan.rtt_ms, wan.mbit)?["total"].clone();
-        }
+        let difference = Difference::of(&done.manifest, &done.outputs, &plain);
+        let plan = |wan: Wan| PlanReport::new(&done.manifest, wan.rtt_ms, wan.mbit).map(|plan| plan.total);
+        let total = self.wan.map(plan).transpose()?;
+        let document = Document {
+            model: name,
+            plain: Some(Outcome::new(&done.manifest, &plain)?),
+            float: Some(Outcome::new(&done.manifest, &float)?),
+            difference: Some(difference),
+            wan: total,
+            ..done.document(shown, self.mode)?
+        };
         std::fs::create_dir_all(&self.out).with_context(|| show(&self.out))?;
         let file = self.out.join("result.json");
-        std::fs::write(&file, serde_json::to_string_pretty(&json)?).with_context(|| show(&file))?;
+        std::fs::write(&file, serde_json::to_string_pretty(&document)?).with_context(|| show(&file))?;
         let view = self.out.join(VIEW);
         let seen = picture(&done.manifest.program.input_shape, &done.view, &view)?;
         let mut wrote = vec![file];
-        if let Some(found) = result::detections(&done.manifest, &done.outputs) {
+        if let Some(found) = outcome::detections(&done.manifest, &done.outputs) {
             wrote = vec![self.out.join(BOXES), self.out.join("report.html")];
             outputs::boxes_picture(&image, &done.manifest, &found, &wrote[0])?;
-            let page = page::html(&json, BOXES, seen.then_some(VIEW));
+            let page = page::html(&document, BOXES, seen.then_some(VIEW));
             std::fs::write(&wrote[1], page).with_context(|| show(&wrote[1]))?;
         }
-        ui.say(result::cost_words(&json["cost"], true));
-        if let Some(wan) = self.wan {
-            let seconds = json["wan"]["seconds"].as_f64().unwrap_or(f64::NAN);
+        let cost = done.cost();
+        ui.say(format_args!("{cost}\n{}", cost.layers_table()));
+        if let (Some(wan), Some(total)) = (self.wan, total) {
             ui.say(format_args!(
-                "  over {} ms and {} Mbit/s the links would add {seconds:.3} s to the online phase",
-                wan.rtt_ms, wan.mbit
+                "  over {} ms and {} Mbit/s the links would add {:.3} s to the online phase",
+                wan.rtt_ms, wan.mbit, total.seconds
             ));
         }
-        let mut text = result::words(&json["result"]);
+        let mut text = document.result.to_string();
         let wrote: Vec<String> = wrote.iter().map(|file| show(file)).collect();
-        text += &format!("\n  {}\n  wrote {}", result::differ_words(&json), wrote.join("  "));
+        text += &format!("\n  {}\n  wrote {}", difference, wrote.join("  "));
         if seen {
             text += &format!("\nNobody saw the image: server 0's view is {}", show(&view));
         }
-        ui.result(&json, text)
+        ui.result(&document, text)
     }
 }
 

@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use serde_json::{Value, json};
 use sharelens::client::{Inference, Patience, Progress};
 use sharelens::config::LinkConfig;
 use sharelens::control::Start;
-use sharelens::{Client, Cluster, Identity, Pin, Role, engine};
+use sharelens::outcome::Difference;
+use sharelens::report::{CostReport, PlanReport};
+use sharelens::{Client, Cluster, Identity, Outcome, Pin, Role, engine};
 use sharelens_models::Manifest;
 use sharelens_protocol::Server;
 
+use super::document::Document;
 use super::outputs::{Collector, Outputs};
-use super::{KeyArgs, Mode, RingName, RoundsName, Ui, model, result, show, text};
+use super::{KeyArgs, Mode, RingName, RoundsName, Ui, model, show};
 
 #[derive(Debug, Args)]
 pub struct Infer {
@@ -96,18 +98,22 @@ pub struct Done {
 }
 
 impl Done {
+    /// What it cost.
+    pub fn cost(&self) -> CostReport {
+        CostReport::new(&self.manifest, &self.inference, self.start)
+    }
+
     /// The document of `--json`.
-    pub fn json(&self, image: &Path, mode: Mode) -> Result<Value> {
-        Ok(json!({
-            "model": self.inference.model.name,
-            "version": self.inference.model.version,
-            "owner": self.inference.owner,
-            "mode": mode,
-            "ring": result::ring(&self.manifest),
-            "image": show(image),
-            "result": result::result(&self.manifest, &self.outputs)?,
-            "cost": result::cost(&self.manifest, &self.inference, self.start),
-        }))
+    pub fn document(&self, image: &Path, mode: Mode) -> Result<Document> {
+        let model = &self.inference.model;
+        Ok(Document {
+            model: model.name.clone(),
+            version: Some(model.version),
+            owner: Some(self.inference.owner),
+            mode: Some(mode),
+            cost: Some(self.cost()),
+            ..Document::new(&self.manifest, image, &self.outputs)?
+        })
     }
 }
 
@@ -195,13 +201,13 @@ impl Infer {
             let wanted = Wanted { model: &self.model, version: self.version, owner: self.owner };
             let done = infer(client, wanted, start, image, ui).await?;
             ui.say(format_args!("model {} of owner {}", done.inference.model, done.inference.owner));
-            let json = done.json(image, self.mode)?;
-            ui.say(format_args!("{}\n{}", show(image), result::words(&json["result"])));
-            ui.say(result::cost_words(&json["cost"], false));
+            let document = done.document(image, self.mode)?;
+            ui.say(format_args!("{}\n{}", show(image), document.result));
+            ui.say(done.cost());
             if ui.quiet && !ui.json {
-                ui.print(result::words(&json["result"]).trim());
+                ui.print(document.result.to_string().trim());
             }
-            collector.add(image, &done.manifest, &done.outputs, None, json)?;
+            collector.add(image, &done.manifest, &done.outputs, None, document)?;
         }
         Ok(())
     }
@@ -216,18 +222,15 @@ impl Plain {
         for image in &self.images {
             let input = model::input(manifest.config.preprocess.as_ref(), image)?;
             let (plain, float) = (twin.run(&input)?, prepared.float(&input)?);
-            let mut json = json!({
-                "model": manifest.config.name,
-                "ring": result::ring(manifest),
-                "image": show(image),
-                "result": result::result(manifest, &plain)?,
-                "float": result::result(manifest, &float)?,
-            });
-            result::differ(&mut json, manifest, &plain, &float);
+            let document = Document {
+                float: Some(Outcome::new(manifest, &float)?),
+                difference: Some(Difference::of(manifest, &plain, &float)),
+                ..Document::new(manifest, image, &plain)?
+            };
             if !ui.json {
-                ui.print(format_args!("{}\n{}", show(image), result::words(&json["result"])));
+                ui.print(format_args!("{}\n{}", show(image), document.result));
             }
-            collector.add(image, manifest, &plain, Some(&float), json)?;
+            collector.add(image, manifest, &plain, Some(&float), document)?;
         }
         collector.finish()
     }
@@ -242,74 +245,7 @@ impl Plan {
         let mut manifest = prepared.manifest_for(&model::arithmetic(&prepared, self.ring)?)?;
         let wan = super::Wan { rtt_ms: self.rtt, mbit: self.mbit };
         manifest.rounds = super::rounds(&manifest, self.rounds, Some(wan))?;
-        let document = plan(&manifest, self.rtt, self.mbit)?;
-        let mut table = comfy_table::Table::new();
-        table.load_style(comfy_table::presets::NOTHING).set_header([
-            "layer",
-            "op",
-            "rounds",
-            "MiB",
-            "dealt MiB",
-            "ms",
-        ]);
-        let mib = |v: &Value| format!("{:.3}", v.as_f64().unwrap_or(f64::NAN) / f64::from(1 << 20));
-        for l in document["layers"].as_array().into_iter().flatten() {
-            table.add_row([
-                text::one_line(l["name"].as_str().unwrap_or("")),
-                l["op"].as_str().unwrap_or("").to_string(),
-                l["rounds"].to_string(),
-                mib(&l["bytes"]),
-                mib(&l["dealt_bytes"]),
-                format!("{:.2}", l["seconds"].as_f64().unwrap_or(f64::NAN) * 1e3),
-            ]);
-        }
-        let total = &document["total"];
-        let lines = format!(
-            "{table}\n{} rounds, {} MiB sent by each server, {} MiB dealt, {:.3} s on the link (computing not counted)",
-            total["rounds"],
-            mib(&total["bytes"]),
-            mib(&total["dealt_bytes"]),
-            total["seconds"].as_f64().unwrap_or(f64::NAN)
-        );
-        ui.result(&document, lines)
+        let report = PlanReport::new(&manifest, self.rtt, self.mbit)?;
+        ui.result(&report, &report)
     }
-}
-
-/// Rounds, bytes and time on the link, by layer. A round is an exchange in both directions at once: half a round
-/// trip, and the bytes of one direction. In all, layers that do not depend on each other share rounds.
-pub fn plan(manifest: &Manifest, rtt_ms: f64, mbit: f64) -> Result<Value> {
-    let seconds = |rounds: u64, bytes: u64| rounds as f64 * rtt_ms / 2e3 + bytes as f64 * 8e-6 / mbit;
-    let (mut layers, mut total) = (Vec::new(), (0, 0));
-    let planned = engine::plan(manifest)?;
-    let rounds = manifest.program.rounds(|layer| planned.get(&layer).map_or(0, |c| c.rounds));
-    for (&index, cost) in &planned {
-        let layer = manifest.program.layers.get(index as usize);
-        let framing = sharelens_protocol::channel::HEADER_BYTES as u64;
-        let (bytes, dealt) = (cost.bytes + framing * cost.messages, cost.dealt + framing * cost.deals);
-        total = (total.0 + bytes, total.1 + dealt);
-        layers.push(json!({
-            "name": layer.map(|l| &l.name),
-            "op": layer.map(|l| l.op.label()),
-            "shape": layer.map(|l| &l.shape),
-            "rounds": cost.rounds,
-            "bytes": bytes,
-            "dealt_bytes": dealt,
-            "seconds": seconds(cost.rounds, bytes),
-        }));
-    }
-    let (bytes, dealt) = total;
-    Ok(json!({
-        "model": manifest.config.name,
-        "ring": result::ring(manifest),
-        "rounds": manifest.rounds,
-        "rtt_ms": rtt_ms,
-        "mbit": mbit,
-        "total": {
-            "rounds": rounds,
-            "bytes": bytes,
-            "dealt_bytes": dealt,
-            "seconds": seconds(rounds, bytes),
-        },
-        "layers": layers,
-    }))
 }

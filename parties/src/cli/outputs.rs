@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
+use sharelens::outcome;
 use sharelens_models::Manifest;
 use sharelens_models::config::Config;
 use sharelens_models::detect::Detections;
 use sharelens_models::detect::precision::Truth;
 use sharelens_models::image::Picture;
 
-use super::{Ui, annotations, draw, result, show};
+use super::document::Document;
+use super::{Ui, annotations, draw, show};
 
 #[derive(Debug, Args)]
 pub struct Outputs {
@@ -60,14 +62,14 @@ impl<'a> Collector<'a> {
         manifest: &Manifest,
         outputs: &[Vec<f64>],
         float: Option<&[Vec<f64>]>,
-        json: Value,
+        document: Document,
     ) -> Result<()> {
-        if self.ui.json
-            && let Some(warning) = result::warning(&json["result"])
-        {
-            tracing::warn!("{}: {warning}", show(image));
+        if self.ui.json {
+            for warning in document.result.warnings() {
+                tracing::warn!("{}: {warning}", show(image));
+            }
         }
-        let found = result::detections(manifest, outputs);
+        let found = outcome::detections(manifest, outputs);
         if let Some(out) = &self.to.out {
             let named = |end: &str| {
                 let mut name = image.file_stem().unwrap_or_default().to_os_string();
@@ -75,12 +77,12 @@ impl<'a> Collector<'a> {
                 out.join(name)
             };
             let file = named(".json");
-            std::fs::write(&file, serde_json::to_string_pretty(&json)?).with_context(|| show(&file))?;
+            std::fs::write(&file, serde_json::to_string_pretty(&document)?).with_context(|| show(&file))?;
             if let Some(found) = &found {
                 boxes_picture(image, manifest, found, &named("-boxes.png"))?;
             }
         }
-        self.documents.push(json);
+        self.documents.push(serde_json::to_value(&document)?);
         if self.to.coco.is_none() && self.to.annotations.is_none() {
             return Ok(());
         }
@@ -89,7 +91,7 @@ impl<'a> Collector<'a> {
         if let Some(dir) = &self.to.annotations {
             self.truth.push(annotations::truth(dir, image, &manifest.config)?);
             self.found.push(found);
-            self.float.extend(float.and_then(|float| result::detections(manifest, float)));
+            self.float.extend(float.and_then(|float| outcome::detections(manifest, float)));
         }
         self.config = Some(manifest.config.clone());
         Ok(())

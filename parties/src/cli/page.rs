@@ -1,8 +1,11 @@
 //! The demo's report of a detection: one page that shows files beside it.
 
-use serde_json::Value;
+use sharelens::outcome::{Detection, Outcome};
+use sharelens::report::LAYER_COLUMNS;
+use sharelens::text;
 
-use super::{draw, result, text};
+use super::document::Document;
+use super::draw;
 
 const STYLE: &str = "body{font:16px/1.5 sans-serif;margin:2em auto;max-width:70em;padding:0 1em}\
 figure{display:inline-block;margin:0 1em 1em 0;vertical-align:top;width:45%}figure img{width:100%}\
@@ -11,13 +14,12 @@ td,th{padding:.1em .8em;text-align:right}td:first-child,th:first-child{text-alig
 i{display:inline-block;width:.8em;height:.8em;margin-right:.4em}";
 
 /// The page for a document of `demo`, with the drawn boxes and, if there is a picture of it, what server 0 saw.
-pub fn html(json: &Value, boxes: &str, view: Option<&str>) -> String {
-    let shown = |v: &Value| escape(v.as_str().unwrap_or(""));
+pub fn html(document: &Document, boxes: &str, view: Option<&str>) -> String {
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>{0}</title>\
          <style>{STYLE}</style></head>\n<body>\n<h1>{0} on {1}</h1>\n",
-        shown(&json["model"]),
-        shown(&json["image"])
+        escape(&document.model),
+        escape(&document.image)
     );
     page += &format!(
         "<figure><img src=\"{boxes}\" alt=\"boxes\"><figcaption>What the client sees</figcaption></figure>\n"
@@ -28,40 +30,35 @@ pub fn html(json: &Value, boxes: &str, view: Option<&str>) -> String {
              image</figcaption></figure>\n"
         );
     }
-    let labels = json["result"]["labels"].as_array().map_or(&[][..], Vec::as_slice);
-    let rows = result::rows(&json["result"]).into_iter().zip(labels).map(|(row, label)| {
-        let [r, g, b] = draw::colour(label.as_u64().unwrap_or(0) as usize);
-        let mut cells = row.map(|cell| escape(&cell));
-        cells[0] = format!("<i style=\"background:rgb({r},{g},{b})\"></i>{}", cells[0]);
-        cells.to_vec()
-    });
-    page += &table(&result::COLUMNS, rows);
-    if let Some(warning) = result::warning(&json["result"]) {
-        page += &format!("<p><b>Warning:</b> {}</p>\n", escape(warning));
+    if let Outcome::Detection(found) = &document.result {
+        let rows = found.rows().into_iter().zip(&found.labels).map(|(row, &label)| {
+            let [r, g, b] = draw::colour(label);
+            let mut cells = row.map(|cell| escape(&cell));
+            cells[0] = format!("<i style=\"background:rgb({r},{g},{b})\"></i>{}", cells[0]);
+            cells.to_vec()
+        });
+        page += &table(&Detection::COLUMNS, rows);
     }
-    page += &format!("<p>{}</p>\n", escape(&result::differ_words(json)));
-    let cost = &json["cost"];
-    let mib = |v: &Value| v.as_f64().unwrap_or(f64::NAN) / f64::from(1 << 20);
-    let seconds = |v: &Value| v["seconds"].as_f64().unwrap_or(f64::NAN);
-    page += &format!(
-        "<p>Preprocessing {:.3} s, {:.2} MiB dealt{}. Online {:.3} s, {} rounds, {:.2} MiB sent by each server.</p>\n",
-        result::preprocessing_seconds(cost),
-        mib(&cost["offline"]["bytes"]["helper"]),
-        if cost["overlapped"] == true { ", beside the online phase" } else { "" },
-        seconds(&cost["online"]),
-        cost["online"]["rounds"],
-        mib(&cost["online"]["bytes"]["server0"]),
-    );
-    let layers = cost["layers"].as_array().into_iter().flatten().map(|layer| {
-        vec![
-            shown(&layer["name"]),
-            shown(&layer["op"]),
-            layer["rounds"].to_string(),
-            format!("{:.3}", mib(&layer["bytes"])),
-            format!("{:.2}", seconds(layer) * 1e3),
-        ]
-    });
-    page += &table(&["layer", "op", "rounds", "MiB", "ms"], layers);
+    for warning in document.result.warnings() {
+        page += &format!("<p><b>Warning:</b> {}</p>\n", escape(&warning.to_string()));
+    }
+    if let Some(difference) = &document.difference {
+        page += &format!("<p>{}</p>\n", escape(&difference.to_string()));
+    }
+    if let Some(cost) = &document.cost {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        page += &format!(
+            "<p>Preprocessing {:.3} s, {:.2} MiB dealt{}. Online {:.3} s, {} rounds, {:.2} MiB sent by each server.</p>\n",
+            cost.preprocessing_seconds(),
+            mib(cost.offline.bytes.helper),
+            if cost.overlapped { ", beside the online phase" } else { "" },
+            cost.online.seconds,
+            cost.online.rounds,
+            mib(cost.online.bytes.server0),
+        );
+        let layers = cost.layers.iter().map(|layer| layer.row().map(|cell| escape(&cell)).to_vec());
+        page += &table(&LAYER_COLUMNS, layers);
+    }
     page + "</body>\n</html>\n"
 }
 
@@ -92,16 +89,34 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sharelens::outcome::Difference;
+
     use super::*;
 
     #[test]
     fn names_cannot_break_out() {
-        let json = serde_json::json!({
-            "model": "<script>\u{202e}\u{1b}", "image": "a\"b&c",
-            "result": { "boxes": [[1, 2, 3, 4]], "labels": [1], "scores": [0.5], "classes": ["<b>"], "settled": false },
-            "max_abs_error": 0.25,
-        });
-        let page = html(&json, "boxes.png", None);
+        let found = Detection {
+            boxes: vec![[1.0, 2.0, 3.0, 4.0]],
+            labels: vec![1],
+            scores: vec![0.5],
+            classes: vec![Some("<b>".into())],
+            settled: false,
+        };
+        let document = Document {
+            model: "<script>\u{202e}\u{1b}".into(),
+            version: None,
+            owner: None,
+            mode: None,
+            ring: "rns",
+            image: "a\"b&c".into(),
+            result: Outcome::Detection(found),
+            plain: None,
+            float: None,
+            difference: Some(Difference { max_abs_error: 0.25, differs: None }),
+            cost: None,
+            wan: None,
+        };
+        let page = html(&document, "boxes.png", None);
         assert!(
             page.contains("&lt;script&gt;") && page.contains("&lt;b&gt;") && page.contains("a&quot;b&amp;c")
         );
@@ -109,7 +124,7 @@ mod tests {
         assert!(!page.contains("<script") && page.contains("--nms-steps") && page.contains("<td>0.500</td>"));
         assert!(
             !page.contains("server0")
-                && html(&json, "b", Some("server0-view.png")).contains("server0-view.png")
+                && html(&document, "b", Some("server0-view.png")).contains("server0-view.png")
         );
     }
 }

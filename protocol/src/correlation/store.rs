@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::{Correlation, Demand, SecureRing};
+use super::{Kind, Prepared, SecureRing};
 use crate::cost::Ledger;
 use crate::error::{Error, Result};
 use crate::step::Step;
@@ -31,9 +31,8 @@ pub trait Clock: Send + Sync {
     fn wait_until(&self, time: Duration);
 }
 
-struct Held<R: SecureRing> {
-    demand: Demand,
-    correlation: Correlation<R>,
+struct Held<R> {
+    prepared: Prepared<R>,
     /// When it was put, on the producer's clock.
     since: Duration,
 }
@@ -65,17 +64,13 @@ impl<R: SecureRing> State<R> {
     }
 
     /// What [`Store::take`] yields, or nothing as long as it may still come.
-    fn take(&mut self, step: Step, demand: &Demand) -> Option<Result<Correlation<R>>> {
+    fn take<K: Kind<R>>(&mut self, step: Step, kind: &K) -> Option<Result<K::Part>> {
         if let Some(held) = self.there.remove(&step) {
-            self.held -= held.correlation.bytes();
-            if held.demand != *demand {
-                let reason = format!("one for {:?}", held.demand);
-                return Some(Err(Error::Correlation { step, reason }));
-            }
+            self.held -= held.prepared.bytes();
             if let Some(clock) = &self.clock {
                 clock.wait_until(held.since);
             }
-            return Some(Ok(held.correlation));
+            return Some(held.prepared.of(step, kind));
         }
         match &self.done {
             Some(Err(e)) => Some(Err(e.clone())),
@@ -124,8 +119,8 @@ impl<R: SecureRing> Store<R> {
     ///
     /// # Panics
     /// If `step` does not come after the last one.
-    pub fn put(&self, step: Step, demand: Demand, correlation: Correlation<R>) -> Result<()> {
-        let bytes = correlation.bytes();
+    pub fn put(&self, step: Step, prepared: Prepared<R>) -> Result<()> {
+        let bytes = prepared.bytes();
         let mut state = self.lock();
         assert!(state.last.is_none_or(|last| last < step), "steps ascend");
         while !state.closed && state.full(step, bytes, self.cap) {
@@ -140,7 +135,12 @@ impl<R: SecureRing> Store<R> {
         state.held += bytes;
         state.last = Some(step);
         let since = state.clock.as_ref().map_or(Duration::ZERO, |clock| clock.now());
-        state.there.insert(step, Held { demand, correlation, since });
+        if prepared.dealt > 0 {
+            let dealt = state.dealt.entry(step.layer_index()).or_default();
+            dealt.0 += prepared.dealt as u64;
+            dealt.1 += 1;
+        }
+        state.there.insert(step, Held { prepared, since });
         self.changed.notify_all();
         Ok(())
     }
@@ -178,12 +178,12 @@ impl<R: SecureRing> Store<R> {
     /// Takes the correlation of `step`, waiting until the producer gets there.
     ///
     /// # Errors
-    /// [`Error::Correlation`] if the step's is for another demand, was taken already, or was never prepared; the
+    /// [`Error::Correlation`] if the step's is for another call, was taken already, or was never prepared; the
     /// producer's error if it failed before.
-    pub fn take(&self, step: Step, demand: &Demand) -> Result<Correlation<R>> {
+    pub fn take<K: Kind<R>>(&self, step: Step, kind: &K) -> Result<K::Part> {
         let mut state = self.lock();
         let taken = loop {
-            match state.take(step, demand) {
+            match state.take(step, kind) {
                 Some(taken) => break taken,
                 None if state.awaited.insert(step) => self.changed.notify_all(),
                 None => {}
@@ -204,13 +204,6 @@ impl<R: SecureRing> Store<R> {
         }
     }
 
-    pub(super) fn note_dealt(&self, step: Step, bytes: usize) {
-        let mut state = self.lock();
-        let entry = state.dealt.entry(step.layer_index()).or_default();
-        entry.0 += bytes as u64;
-        entry.1 += 1;
-    }
-
     /// Whether everything was prepared and spent, as it must be after a run. If nothing is left, waits for the
     /// producer, which may be about to say that it is done.
     pub fn is_spent(&self) -> bool {
@@ -226,30 +219,30 @@ impl<R: SecureRing> Store<R> {
 mod tests {
     use std::ops::Range;
 
+    use super::super::{Demand, Receiver};
     use super::*;
-    use crate::mul;
     use crate::ring::Z64;
     use crate::role::Server;
     use crate::testing::{AT, prgs};
+    use crate::{convert, mul};
 
     const N: usize = 10;
-    const DEMAND: Demand = Demand::Mul { n: N };
+    const DEMAND: mul::Demand = mul::Demand { n: N };
 
-    fn correlation(step: Step) -> Correlation<Z64> {
-        DEMAND.prepare(&Z64::new(), Server::Server0, &prgs(1)[0], step, vec![], |_| None).unwrap()
+    fn prepared(step: Step, demand: mul::Demand) -> Prepared<Z64> {
+        let (ring, prgs) = (Z64::new(), prgs(1));
+        let server = Receiver::new(&ring, Server::Server0, &prgs[0]);
+        Demand::from(demand).receive(&server, step, vec![]).unwrap()
     }
 
-    fn triples_of(correlation: Correlation<Z64>) -> mul::Triples<Z64> {
-        match correlation {
-            Correlation::Mul(t) => t,
-            _ => unreachable!("a multiplication was asked for"),
-        }
+    fn correlation(step: Step) -> Prepared<Z64> {
+        prepared(step, DEMAND)
     }
 
     /// The producer's part, for these calls.
     fn put(store: &Store<Z64>, calls: Range<u16>) {
         for call in calls {
-            store.put(AT.call(call), DEMAND, correlation(AT.call(call))).unwrap();
+            store.put(AT.call(call), correlation(AT.call(call))).unwrap();
         }
         store.finish(Ok(()));
     }
@@ -278,7 +271,7 @@ mod tests {
     fn what_was_passed_over_is_not_waited_for() {
         // The producer is not done, but beyond these steps.
         let store = Store::new(1 << 20);
-        store.put(AT.call(3), DEMAND, correlation(AT.call(3))).unwrap();
+        store.put(AT.call(3), correlation(AT.call(3))).unwrap();
         assert!(matches!(store.take(AT.call(2), &DEMAND), Err(Error::Correlation { .. })));
         store.take(AT.call(3), &DEMAND).unwrap();
         assert!(matches!(store.take(AT.call(3), &DEMAND), Err(Error::Correlation { .. })));
@@ -293,15 +286,16 @@ mod tests {
             let takers = [3, 1, 2].map(|call| {
                 let store = &store;
                 s.spawn(move || {
-                    let taken = triples_of(store.take(AT.call(call), &DEMAND).unwrap());
-                    assert!(taken.same_masks(&triples_of(correlation(AT.call(call)))));
+                    let taken = store.take(AT.call(call), &DEMAND).unwrap();
+                    let same = correlation(AT.call(call)).of(AT.call(call), &DEMAND).unwrap();
+                    assert!(taken.same_masks(&same));
                 })
             });
             while store.lock().awaited.len() < takers.len() {
                 std::thread::yield_now();
             }
             for call in 1..4 {
-                store.put(AT.call(call), DEMAND, correlation(AT.call(call))).unwrap();
+                store.put(AT.call(call), correlation(AT.call(call))).unwrap();
             }
             takers.into_iter().for_each(|t| t.join().unwrap());
         });
@@ -314,17 +308,19 @@ mod tests {
     fn a_step_comes_once() {
         let store = store();
         store.take(AT.call(3), &DEMAND).unwrap();
-        let _ = store.put(AT.call(3), DEMAND, correlation(AT.call(3)));
+        let _ = store.put(AT.call(3), correlation(AT.call(3)));
     }
 
     #[test]
     fn one_of_another_kind_is_refused() {
-        for other in [Demand::Mul { n: N + 1 }, Demand::Convert { n: N }] {
+        fn check<K: Kind<Z64>>(other: K) {
             let store = store();
             assert!(matches!(store.take(AT.call(1), &other), Err(Error::Correlation { .. })));
             // It was touched and is gone.
             assert!(matches!(store.take(AT.call(1), &DEMAND), Err(Error::Correlation { .. })));
         }
+        check(mul::Demand { n: N + 1 });
+        check(convert::Demand { n: N });
     }
 
     #[test]
@@ -334,7 +330,7 @@ mod tests {
         assert!(matches!(store.take(AT, &DEMAND), Err(Error::Ended(_))));
         assert!(matches!(store.ready(), Err(Error::Ended(_))));
         store.close();
-        assert!(matches!(store.put(AT, DEMAND, correlation(AT)), Err(Error::Ended(_))));
+        assert!(matches!(store.put(AT, correlation(AT)), Err(Error::Ended(_))));
     }
 
     #[test]
@@ -391,7 +387,7 @@ mod tests {
                 });
             }
             for call in 1..=steps {
-                store.put(AT.call(call), DEMAND, correlation(AT.call(call))).unwrap();
+                store.put(AT.call(call), correlation(AT.call(call))).unwrap();
             }
             store.finish(Ok(()));
         });
@@ -441,7 +437,7 @@ mod tests {
         let (store, producer, consumer) = (Store::<Z64>::new(1 << 20), at(10), at(15));
         store.set_clock(producer.clone());
         for call in 1..4 {
-            store.put(AT.call(call), DEMAND, correlation(AT.call(call))).unwrap();
+            store.put(AT.call(call), correlation(AT.call(call))).unwrap();
             *producer.0.lock().unwrap() += Duration::from_secs(10);
         }
         store.finish(Ok(()));
@@ -456,12 +452,12 @@ mod tests {
     fn a_producer_that_has_yet_to_say_so_is_done() {
         for left in [0, 1] {
             let store = Store::<Z64>::new(1 << 20);
-            store.put(AT, DEMAND, correlation(AT)).unwrap();
+            store.put(AT, correlation(AT)).unwrap();
             store.take(AT, &DEMAND).unwrap();
             std::thread::scope(|s| {
                 let spent = s.spawn(|| store.is_spent());
                 for call in 0..left {
-                    store.put(AT.call(2 + call), DEMAND, correlation(AT.call(2 + call))).unwrap();
+                    store.put(AT.call(2 + call), correlation(AT.call(2 + call))).unwrap();
                     assert!(!store.is_spent());
                 }
                 store.finish(Ok(()));
@@ -473,15 +469,12 @@ mod tests {
     #[test]
     fn readiness_does_not_depend_on_sizes() {
         // The second does not fit beside the first, which fills less than half.
-        let (small, large) = (Demand::Mul { n: 40 }, Demand::Mul { n: 70 });
-        let make = |d: Demand, step| {
-            d.prepare(&Z64::new(), Server::Server0, &prgs(1)[0], step, vec![], |_| None).unwrap()
-        };
+        let (small, large) = (mul::Demand { n: 40 }, mul::Demand { n: 70 });
         let store = Store::<Z64>::new(100 * 24);
         std::thread::scope(|s| {
             s.spawn(|| {
-                store.put(AT, small, make(small, AT)).unwrap();
-                store.put(AT.call(2), large, make(large, AT.call(2))).unwrap();
+                store.put(AT, prepared(AT, small)).unwrap();
+                store.put(AT.call(2), prepared(AT.call(2), large)).unwrap();
                 store.finish(Ok(()));
             });
             store.ready().unwrap();

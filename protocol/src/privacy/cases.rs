@@ -1,20 +1,25 @@
 //! Each protocol, and what one server sees of it.
 
+use std::cell::RefCell;
+use std::slice::from_ref;
+
 use futures::executor::block_on;
 use futures::future::try_join;
 
-use super::{Look, View, Watch, bit_columns, links, message, onehot_columns, own};
+use Either::{Left, Right};
+
+use super::{Look, View, Watch, altered, bit_columns, links, message, onehot_columns, own};
 use crate::bilinear::{self, Linear, Mask};
 use crate::bits;
 use crate::compare::{Rounds, Tree};
-use crate::correlation::{Correlation, Demand};
+use crate::correlation::{Dealer, Ideal, Kind};
 use crate::cost::Ledger;
 use crate::error::Result;
 use crate::party::Party;
 use crate::prg::{Prg, Purpose, Seed};
 use crate::product::Shape;
 use crate::ring::kernel::Conv;
-use crate::ring::{Full, Range, Reduced};
+use crate::ring::{Domain, Full, Range, Reduced};
 use crate::role::Server;
 use crate::secret::Secret;
 use crate::share::Share;
@@ -33,6 +38,66 @@ pub struct Scene<'a, R> {
     pub secret: i64,
     /// Elements.
     pub n: usize,
+    /// Where to keep all that goes over a link and comes of it.
+    pub record: Option<&'a RefCell<Record>>,
+}
+
+/// What one server received and sent, byte for byte, and its share of the result.
+#[derive(Default)]
+pub struct Record {
+    pub transcript: Vec<u8>,
+    /// What it sent, again.
+    pub sent: Vec<u8>,
+    pub result: Vec<u8>,
+    /// Messages and corrections received so far.
+    pub received: usize,
+    /// Which of them is altered before the server sees it.
+    pub alter: Option<usize>,
+}
+
+/// What comes of a protocol, for a record.
+trait Outcome {
+    fn bytes(&self) -> Vec<u8>;
+}
+
+impl<R: Look, D: Domain> Outcome for Share<R, D> {
+    fn bytes(&self) -> Vec<u8> {
+        bytemuck::cast_slice(self.words()).to_vec()
+    }
+}
+
+impl<A: Outcome, B: Outcome> Outcome for (A, B) {
+    fn bytes(&self) -> Vec<u8> {
+        [self.0.bytes(), self.1.bytes()].concat()
+    }
+}
+
+impl Outcome for Vec<u64> {
+    fn bytes(&self) -> Vec<u8> {
+        bytemuck::cast_slice(self).to_vec()
+    }
+}
+
+/// A weight at a server shows in what is made of it.
+impl<R: Look> Outcome for bilinear::Resident<R> {
+    fn bytes(&self) -> Vec<u8> {
+        vec![]
+    }
+}
+
+/// One of several.
+enum Either<A, B> {
+    Left(A),
+    Right(B),
+}
+
+impl<A: Outcome, B: Outcome> Outcome for Either<A, B> {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Left(a) => a.bytes(),
+            Self::Right(b) => b.bytes(),
+        }
+    }
 }
 
 /// A protocol with its view.
@@ -59,17 +124,28 @@ impl<R: Look> Scene<'_, R> {
         if self.who.is_first() { [zero, secret] } else { [secret, zero] }
     }
 
-    /// Deals and prepares for both servers; the correction that server 1 received.
-    fn dealt(&self, demand: Demand) -> ([Correlation<R>; 2], Vec<u8>) {
+    /// Both servers' parts, and the correction that server 1 received.
+    fn dealt<K: Kind<R>>(&self, kind: K) -> ([K::Part; 2], Vec<u8>) {
         let [a, b] = self.prgs;
-        let sent = demand.deal(self.ring, [a, b], AT, |_| None).expect("no weight");
-        let one = demand.prepare(self.ring, Server::Server1, b, AT, sent.clone(), |_| None);
-        let zero = demand.prepare(self.ring, Server::Server0, a, AT, vec![], |_| None);
-        ([zero.expect("prepared"), one.expect("prepared")], sent)
+        self.dealt_by(&Ideal::new(self.ring, [a, b]), kind)
+    }
+
+    fn dealt_by<K: Kind<R>>(&self, ideal: &Ideal<'_, R>, kind: K) -> ([K::Part; 2], Vec<u8>) {
+        let ([zero, mut one], mut sent) = ideal.both(AT, &kind).expect("loaded");
+        if let Some(record) = self.record.filter(|_| !self.who.is_first()) {
+            let mut record = record.borrow_mut();
+            if record.alter == Some(record.received) {
+                sent = altered(sent);
+                one = ideal.server(Server::Server1).receive(AT, &kind, sent.clone()).expect("residues");
+            }
+            record.received += 1;
+            record.transcript.extend(&sent);
+        }
+        ([zero, one], sent)
     }
 
     /// Runs both servers, each with its own input.
-    fn run<I, T>(
+    fn run<I, T: Outcome>(
         &self,
         inputs: [I; 2],
         f: impl AsyncFn(&mut Party<'_, R, Watch>, I) -> Result<T>,
@@ -77,14 +153,30 @@ impl<R: Look> Scene<'_, R> {
         let [mut l0, mut l1] = links();
         let mut ledgers = [Ledger::default(), Ledger::default()];
         let [in0, in1] = inputs;
-        let out = {
+        let own = if self.who.is_first() { &mut l0 } else { &mut l1 };
+        own.alter = self.record.and_then(|r| {
+            let record = r.borrow();
+            record.alter.and_then(|alter| alter.checked_sub(record.received))
+        });
+        let out: [T; 2] = {
             let [e0, e1] = &mut ledgers;
             let ring = self.ring;
             let mut p0 = Party { ring, role: Server::Server0, channel: &mut l0, ledger: e0 };
             let mut p1 = Party { ring, role: Server::Server1, channel: &mut l1, ledger: e1 };
-            block_on(try_join(f(&mut p0, in0), f(&mut p1, in1))).expect("runs")
+            block_on(try_join(f(&mut p0, in0), f(&mut p1, in1))).expect("runs").into()
         };
-        (if self.who.is_first() { l0 } else { l1 }, out.into())
+        let watch = if self.who.is_first() { l0 } else { l1 };
+        if let Some(record) = self.record {
+            let mut record = record.borrow_mut();
+            record.received += watch.received.len();
+            for (step, bytes) in watch.sent.iter().chain(&watch.received) {
+                record.transcript.extend(step.to_bits().to_le_bytes());
+                record.transcript.extend(bytes);
+            }
+            watch.sent.values().for_each(|bytes| record.sent.extend(bytes));
+            record.result.extend(out[self.who.index()].bytes());
+        }
+        (watch, out)
     }
 
     /// The symbols of a correction, which server 1 alone receives.
@@ -122,6 +214,9 @@ impl<R: Look> Scene<'_, R> {
 fn split<R: Look>(s: &Scene<'_, R>, purpose: Purpose) -> View {
     let client = &s.prgs[usize::from(!s.who.is_first()) ^ 1];
     let words = share::split(s.ring, Range::Full, client, AT, purpose, &vec![s.secret; s.n]);
+    if let Some(record) = s.record {
+        record.borrow_mut().transcript.extend_from_slice(bytemuck::cast_slice(&words));
+    }
     View { columns: s.ring.look("share", Range::Full, &words), pivot: None }
 }
 
@@ -139,7 +234,7 @@ fn load<R: Look>(s: &Scene<'_, R>) -> View {
 
 fn linear<R: Look>(s: &Scene<'_, R>) -> View {
     // As many rows of one number as there are samples; the weight's mask is any, and lasts.
-    let map = Linear { conv: Conv::dense(s.n, 1, 1), weight: 3 };
+    let map = Linear { conv: Conv::dense(s.n, 1, 1), weight: 0 };
     let loads = [1, 2].map(|i| Seed::from_bytes([i; 32]).prg(b"load"));
     let mask = Mask::new(s.ring, &map, [&loads[0], &loads[1]]);
     let [w0, w1] = [7, -3].map(|w| s.ring.encode(Range::Full, &[w]));
@@ -147,13 +242,10 @@ fn linear<R: Look>(s: &Scene<'_, R>) -> View {
     let (_, resident) = s.run([(w0, &loads[0]), (w1, &loads[1])], async |p, (w, prg)| {
         bilinear::load(p, &map, prg, w.into(), bias()).await
     });
-    let [a, b] = s.prgs;
-    let sent = bilinear::deal(s.ring, &map, &mask, [a, b], AT);
-    let [r0, r1] = &resident;
-    let c0 =
-        bilinear::prepare(s.ring, Server::Server0, &map, r0, a, AT, Secret::zeroed(0)).expect("prepared");
-    let c1 =
-        bilinear::prepare(s.ring, Server::Server1, &map, r1, b, AT, sent.clone().into()).expect("prepared");
+    let ([a, b], [r0, r1]) = (s.prgs, &resident);
+    let dealer = Dealer { ring: s.ring, prgs: [a, b], masks: &[mask] };
+    let ideal = Ideal { dealer, weights: [from_ref(r0), from_ref(r1)] };
+    let ([c0, c1], sent) = s.dealt_by(&ideal, map);
     let [x0, x1] = s.shares(Range::Full, s.n);
     let (watch, _) = s.run([(x0, c0, r0), (x1, c1, r1)], async |p, (x, c, r)| {
         bilinear::apply(p, AT, &map, r, &Share::new(x), c).await
@@ -165,10 +257,9 @@ fn linear<R: Look>(s: &Scene<'_, R>) -> View {
 }
 
 fn multiply<R: Look>(s: &Scene<'_, R>) -> View {
-    let ([t0, t1], sent) = s.dealt(Demand::Mul { n: s.n });
+    let ([t0, t1], sent) = s.dealt(mul::Demand { n: s.n });
     let ([x0, x1], [y0, y1]) = (s.shares(Range::Full, s.n), s.shares(Range::Full, s.n));
     let (watch, _) = s.run([(x0, y0, t0), (x1, y1, t1)], async |p, (x, y, t)| {
-        let Correlation::Mul(t) = t else { panic!("a multiplication was asked for") };
         mul::mul(p, AT, &Share::new(x), &Share::<R, Full>::new(y), t).await
     });
     // Both in one message, plane by plane: d, then e.
@@ -185,10 +276,9 @@ fn multiply<R: Look>(s: &Scene<'_, R>) -> View {
 fn products<R: Look>(s: &Scene<'_, R>) -> View {
     // Groups of 1x1 products, two with the same right operand.
     let shape = Shape { groups: s.n, m: 1, k: 1, n: 1, uses: 2 };
-    let ([t0, t1], sent) = s.dealt(Demand::Product(shape));
+    let ([t0, t1], sent) = s.dealt(shape);
     let ([x0, x1], [y0, y1]) = (s.shares(Range::Full, s.n), s.shares(Range::Full, s.n));
     let (watch, _) = s.run([(x0, y0, t0), (x1, y1, t1)], async |p, (x, y, t)| {
-        let Correlation::Product(t) = t else { panic!("a product was asked for") };
         let (x, mut operand) = (Share::<R, Full>::new(x), t.operand(Share::new(y)));
         product::product(p, AT, &mut operand, &x).await?;
         product::product(p, message(1), &mut operand, &x).await
@@ -210,15 +300,14 @@ fn products<R: Look>(s: &Scene<'_, R>) -> View {
 }
 
 fn converted<R: Look>(s: &Scene<'_, R>) -> View {
-    let ([m0, m1], sent) = s.dealt(Demand::Convert { n: s.n });
+    let ([m0, m1], sent) = s.dealt(convert::Demand { n: s.n });
     let lifts = R::INTERACTIVE == convert::Interactive::Lift;
     let [x0, x1] = s.shares(if lifts { Range::Reduced } else { Range::Full }, s.n);
     let (watch, _) = s.run([(x0, m0), (x1, m1)], async |p, (x, m)| {
-        let Correlation::Convert(m) = m else { panic!("a conversion was asked for") };
         if lifts {
-            return convert::lift(p, AT, &Share::new(x), Some(m)).await.map(drop);
+            return convert::lift(p, AT, &Share::new(x), Some(m)).await.map(Left);
         }
-        convert::rescale(p, AT, &Share::new(x), Some(m)).await.map(drop)
+        convert::rescale(p, AT, &Share::new(x), Some(m)).await.map(Right)
     });
     let z = watch.words(s.ring, Range::Reduced, AT);
     let mut view = s.ring.masked("z", &z);
@@ -240,19 +329,17 @@ fn compared<R: Look>(s: &Scene<'_, R>, watch: &Watch, rounds: Rounds, last: bool
 }
 
 fn signs<R: Look>(s: &Scene<'_, R>, output: Output, rounds: Rounds) -> View {
-    let ([c0, c1], sent) = s.dealt(Demand::Sign(sign::Demand { n: s.n, output, rounds }));
+    let ([c0, c1], sent) = s.dealt(sign::Demand { n: s.n, output, rounds });
     let [x0, x1] = s.shares(Range::Reduced, s.n);
     let (watch, _) = s.run([(x0, c0), (x1, c1)], async |p, (x, c)| {
-        let (Correlation::Sign(c), x) = (c, Share::<R, Reduced>::new(x)) else {
-            panic!("signs were asked for")
-        };
+        let x = Share::<R, Reduced>::new(x);
         match output {
-            Output::Bit => sign::is_negative(p, AT, &x, c).await.map(drop),
-            Output::Reduced => sign::relu::<R, _, Reduced>(p, AT, &x, c).await.map(drop),
+            Output::Bit => sign::is_negative(p, AT, &x, c).await.map(Left),
+            Output::Reduced => sign::relu::<R, _, Reduced>(p, AT, &x, c).await.map(|y| Right(Left(y))),
             Output::Full if rounds == Rounds::Balanced => {
-                sign::slopes(p, AT, &x, c, Slopes { positive: 3, negative: -2 }).await.map(drop)
+                sign::slopes(p, AT, &x, c, Slopes { positive: 3, negative: -2 }).await.map(Left)
             }
-            Output::Full => sign::relu_and_sign(p, AT, &x, c).await.map(drop),
+            Output::Full => sign::relu_and_sign(p, AT, &x, c).await.map(|both| Right(Right(both))),
         }
     });
     let mut view = compared(s, &watch, rounds, true);
@@ -264,15 +351,17 @@ fn signs<R: Look>(s: &Scene<'_, R>, output: Output, rounds: Rounds) -> View {
 }
 
 fn opened_signs<R: Look>(s: &Scene<'_, R>, rounds: Rounds) -> View {
-    let ([c0, c1], sent) = s.dealt(Demand::Compare(Comparison { n: s.n, rounds }));
+    let ([c0, c1], sent) = s.dealt(Comparison { n: s.n, rounds });
     let [x0, x1] = s.shares(Range::Reduced, s.n);
     let (watch, out) = s.run([(x0, c0), (x1, c1)], async |p, (x, c)| {
-        let Correlation::Compare(c) = c else { panic!("a comparison was asked for") };
         sign::open(p, AT, &Share::<R, Reduced>::new(x), c).await
     });
     // The signs are meant to be seen; they are all that the last message tells.
     let negative = s.ring.decode(Range::Reduced, &s.ring.encode(Range::Reduced, &[s.secret]))[0] < 0;
-    assert!(out.iter().all(|bits| (0..s.n).all(|i| (bits[i / 64] >> (i % 64) & 1 == 1) == negative)));
+    let honest = s.record.is_none_or(|record| record.borrow().alter.is_none());
+    assert!(
+        !honest || out.iter().all(|bits| (0..s.n).all(|i| (bits[i / 64] >> (i % 64) & 1 == 1) == negative))
+    );
     let mut view = compared(s, &watch, rounds, false);
     let tree = Tree::new(s.ring.compare_bits(), rounds);
     s.correction(
@@ -286,10 +375,9 @@ fn opened_signs<R: Look>(s: &Scene<'_, R>, rounds: Rounds) -> View {
 
 fn shuffled<R: Look>(s: &Scene<'_, R>) -> View {
     let demand = shuffle::Demand { rows: s.n, columns: 1, range: Range::Reduced };
-    let ([c0, c1], sent) = s.dealt(Demand::Shuffle(demand));
+    let ([c0, c1], sent) = s.dealt(demand);
     let [x0, x1] = s.shares(Range::Reduced, s.n);
     let (watch, _) = s.run([(x0, c0), (x1, c1)], async |p, (x, c)| {
-        let Correlation::Shuffle(c) = c else { panic!("a shuffle was asked for") };
         shuffle::shuffle(p, AT, Share::<R, Reduced>::new(x), c).await
     });
     let step = if s.who.is_first() { AT } else { message(1) };

@@ -64,7 +64,7 @@ fn histogram(view: &View) -> HashMap<Vec<u8>, u32> {
 
 /// Looks at one case from one side; whether there were few enough combinations.
 fn check(ring: &Rns, who: Server, case: &Case<Rns>) -> bool {
-    let scene = |prgs, secret, n| (case.view)(&Scene { ring, who, prgs, secret, n });
+    let scene = |prgs, secret, n| (case.view)(&Scene { ring, who, prgs, secret, n, record: None });
     // Which streams are drawn, from a run that does not matter.
     let prgs = pair(who, other());
     scene(&prgs, 0, SAMPLES);

@@ -29,7 +29,7 @@ fn secrets<R: Look>(ring: &R) -> [i64; 4] {
 fn lopsided<R: Look>(ring: &R, who: Server, case: &Case<R>, prg: impl Fn() -> Prg) -> Option<String> {
     secrets(ring).into_iter().find_map(|secret| {
         let prgs = pair(who, prg());
-        let view = (case.view)(&Scene { ring, who, prgs: &prgs, secret, n: SAMPLES });
+        let view = (case.view)(&Scene { ring, who, prgs: &prgs, secret, n: SAMPLES, record: None });
         view.lopsided().map(|what| format!("{what} (secret {secret})"))
     })
 }
@@ -59,7 +59,7 @@ fn survivors<R: Look>(
     let mut alive = Vec::new();
     for who in Server::BOTH {
         let prgs = pair(who, other());
-        (case.view)(&Scene { ring, who, prgs: &prgs, secret: 0, n: SAMPLES });
+        (case.view)(&Scene { ring, who, prgs: &prgs, secret: 0, n: SAMPLES, record: None });
         let streams = prgs[who.peer().index()].insecure_streams();
         let streams: Vec<Which> = streams.into_iter().filter(|w| (case.covers)(w.0) && only(w.0)).collect();
         let mut tell =
@@ -86,6 +86,9 @@ fn survivors<R: Look>(
     alive
 }
 
+/// The case that looks at what is opened after a shuffle.
+const SHUFFLED: &str = "order of a shuffled list";
+
 #[test]
 fn mutants_are_killed() {
     let (mut killed, mut alive) = (BTreeSet::new(), Vec::new());
@@ -105,13 +108,16 @@ fn mutants_are_killed() {
         let what = format!("{who}'s view without ShuffleOrder");
         if orders::deviates(who, true) {
             killed.insert(Purpose::ShuffleOrder);
-            println!("{:32} {what}: killed: the opened order and places", "order of a shuffled list");
+            println!("{SHUFFLED:32} {what}: killed: the opened order and places");
         } else {
             alive.push(what);
         }
     }
     assert!(alive.is_empty(), "masks that no test guards: {alive:#?}");
+    let cases = all::<Rns>();
     for &purpose in Purpose::ALL {
+        let known = |name| cases.iter().any(|case| case.name == name) || name == SHUFFLED;
+        assert!(home(purpose).is_none_or(known), "{purpose:?} belongs to no case");
         assert_eq!(killed.contains(&purpose), home(purpose).is_some(), "{purpose:?}");
     }
 }
@@ -131,6 +137,7 @@ mod orders {
     use super::super::{deviate, links};
     use super::{Prg, Purpose, Seed, Server, tiny};
     use crate::compare::Rounds;
+    use crate::correlation::{Ideal, Kind};
     use crate::cost::Ledger;
     use crate::error::Result;
     use crate::order;
@@ -140,6 +147,7 @@ mod orders {
     use crate::share::Share;
     use crate::shuffle::{self, Demand};
     use crate::sign::{self, Comparison};
+    use crate::step::Step;
     use crate::testing::AT;
 
     const ROWS: usize = 3;
@@ -192,15 +200,20 @@ mod orders {
         out.expect("runs").0
     }
 
+    /// One server's part of what an ideal dealer deals.
+    fn part<K: Kind<Rns>>(ring: &Rns, role: Server, prgs: &[Generator; 2], at: Step, kind: &K) -> K::Part {
+        let (both, _) = Ideal::new(ring, [&prgs[0], &prgs[1]]).both(at, kind).expect("no weight");
+        let [zero, one] = both;
+        if role.is_first() { zero } else { one }
+    }
+
     async fn shuffled(
         p: &mut Party<'_, Rns, super::super::Watch>,
         prgs: &[Generator; 2],
         x: Share<Rns, Reduced>,
     ) -> Result<Share<Rns, Reduced>> {
         let demand = Demand { rows: ROWS, columns: 1, range: Range::Reduced };
-        let sent = if p.role.is_first() { vec![] } else { demand.deal(p.ring, [&prgs[0], &prgs[1]], AT) };
-        let correlation = demand.prepare(p.ring, p.role, &prgs[p.role.index()], AT, &sent)?;
-        shuffle::shuffle(p, AT, x, correlation).await
+        shuffle::shuffle(p, AT, x, part(p.ring, p.role, prgs, AT, &demand)).await
     }
 
     fn order_of(ring: &Rns, prgs: &[Prg; 2], list: &[i64]) -> Vec<u32> {
@@ -217,8 +230,7 @@ mod orders {
             );
             let at = AT.call(2);
             let demand = Comparison { n: pairs.len(), rounds: Rounds::Balanced };
-            let sent = if p.role.is_first() { vec![] } else { demand.deal(ring, [&prgs[0], &prgs[1]], at) };
-            let correlation = demand.prepare(ring, p.role, &prgs[p.role.index()], at, sent.into());
+            let correlation = part(ring, p.role, prgs, at, &demand);
             let smaller = sign::open(p, at, &Share::new(difference), correlation).await?;
             order::descending(at, ROWS, ROWS, &smaller)
         })

@@ -1,35 +1,70 @@
 //! What the figures were measured on.
 
+use std::fmt;
+
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use sharelens::text;
 use sharelens_protocol::ring::kernel::Isa;
 
 /// Processor, threads, instruction set and version.
-pub fn describe(threads: Option<usize>) -> Value {
-    json!({
-        "cpu": cpu(),
-        "cores": std::thread::available_parallelism().map_or(1, usize::from),
-        "threads": threads.unwrap_or_else(rayon::current_num_threads),
-        "instructions": format!("{:?}", Isa::detect()).to_lowercase(),
-        "system": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        "version": env!("CARGO_PKG_VERSION"),
-        "commit": option_env!("SHARELENS_COMMIT"),
-    })
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Machine {
+    pub cpu: Option<String>,
+    pub cores: Option<usize>,
+    pub threads: Option<usize>,
+    pub instructions: Option<String>,
+    pub system: Option<String>,
+    pub version: Option<String>,
+    pub commit: Option<String>,
 }
 
-/// [`describe`] in one line.
-pub fn words(machine: &Value) -> String {
-    let word = |key: &str| machine[key].as_str().unwrap_or("unknown");
-    let commit = machine["commit"].as_str().map(|c| format!(" at {c}")).unwrap_or_default();
-    format!(
-        "{}, {} threads on {} cores, {}, {}, sharelens {}{commit}",
-        word("cpu"),
-        machine["threads"],
-        machine["cores"],
-        word("instructions"),
-        word("system"),
-        word("version"),
-    )
+impl Machine {
+    /// This one.
+    pub fn describe(threads: Option<usize>) -> Self {
+        Self {
+            cpu: cpu(),
+            cores: Some(std::thread::available_parallelism().map_or(1, usize::from)),
+            threads: Some(threads.unwrap_or_else(rayon::current_num_threads)),
+            instructions: Some(format!("{:?}", Isa::detect()).to_lowercase()),
+            system: Some(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
+            version: Some(env!("CARGO_PKG_VERSION").into()),
+            commit: option_env!("SHARELENS_COMMIT").map(Into::into),
+        }
+    }
+
+    /// What keeps seconds measured on both from being compared.
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let keys = [
+            ("cpu", self.cpu != other.cpu),
+            ("cores", self.cores != other.cores),
+            ("threads", self.threads != other.threads),
+            ("instructions", self.instructions != other.instructions),
+        ];
+        keys.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |v: &Option<String>| v.as_deref().map_or_else(|| "unknown".into(), text::one_line);
+        let number = |v: Option<usize>| v.map_or_else(|| "unknown".into(), |v| v.to_string());
+        write!(
+            f,
+            "{}, {} threads on {} cores, {}, {}, sharelens {}",
+            word(&self.cpu),
+            number(self.threads),
+            number(self.cores),
+            word(&self.instructions),
+            word(&self.system),
+            word(&self.version),
+        )?;
+        match &self.commit {
+            Some(commit) => write!(f, " at {}", text::one_line(commit)),
+            None => Ok(()),
+        }
+    }
 }
 
 fn cpu() -> Option<String> {

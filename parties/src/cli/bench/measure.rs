@@ -1,10 +1,10 @@
 //! Runs of one subject at one place.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
 use sharelens::config::LinkConfig;
 use sharelens::control::{ModelId, Start};
 use sharelens::local::{Link, SESSION_TRIPS};
@@ -116,7 +116,7 @@ pub struct Measured {
     /// The others.
     pub samples: Vec<Sample>,
     /// Peak resident bytes by process.
-    pub memory: Value,
+    pub memory: BTreeMap<String, Option<u64>>,
 }
 
 /// Measures a subject: a warm-up and then the runs.
@@ -169,9 +169,10 @@ async fn in_processes(subject: &Subject, place: Place, settings: &Settings, ui: 
     }
     bar.finish_and_clear();
     client.close().await;
-    let memory =
-        nodes.processes().map(|(role, id)| (role.word().into(), machine::peak_memory(Some(id)).into()));
-    let memory = Value::Object(memory.collect());
+    let memory = nodes
+        .processes()
+        .map(|(role, id)| (role.word().to_string(), machine::peak_memory(Some(id))))
+        .collect();
     nodes.stop().await;
     Ok(Measured { load, warm_up: samples.remove(0), samples, memory })
 }
@@ -207,7 +208,7 @@ fn in_one_process(subject: &Subject, link: Link, settings: &Settings, ui: Ui) ->
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let memory = json!({ "all": machine::peak_memory(None) });
+    let memory = BTreeMap::from([("all".into(), machine::peak_memory(None))]);
     let load = cluster.load_time().as_secs_f64();
     let warm_up = (!samples.is_empty()).then(|| samples.remove(0)).context("no run")?;
     Ok(Measured { load, warm_up, samples, memory })

@@ -1,8 +1,12 @@
 //! The same network in the clear, by a runtime that is not ours.
 
-use anyhow::Result;
-use serde_json::{Value, json};
+use std::fmt;
 
+use anyhow::Result;
+use serde::Serialize;
+use sharelens::text;
+
+use super::report::Spread;
 use super::subject::Subject;
 
 /// What to print where there is no runtime.
@@ -10,22 +14,66 @@ use super::subject::Subject;
 const MISSING: &str =
     "not measured: build with `cargo build --profile measure --features yardstick` for tract-onnx";
 
+/// Plain float inference of the same network, or why it was not measured.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Yardstick {
+    /// Seconds of another runtime.
+    #[cfg_attr(not(feature = "yardstick"), expect(dead_code, reason = "the runtime is not built in"))]
+    Measured {
+        runtime: &'static str,
+        threads: usize,
+        seconds: Spread,
+        /// How many times as long the online phase takes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        online_ratio: Option<f64>,
+    },
+    /// Why there are none.
+    Unavailable { unavailable: String },
+}
+
+impl Yardstick {
+    /// The same beside an online phase of so many seconds.
+    #[must_use]
+    pub fn against(mut self, online: f64) -> Self {
+        if let Self::Measured { seconds, online_ratio, .. } = &mut self {
+            *online_ratio = seconds.median.map(|median| online / median);
+        }
+        self
+    }
+}
+
+impl fmt::Display for Yardstick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Measured { runtime, threads, seconds, online_ratio } => write!(
+                f,
+                "plain floats by {runtime}, {threads} threads:{seconds}; online takes {:.1} times as long",
+                online_ratio.unwrap_or(f64::NAN),
+            ),
+            Self::Unavailable { unavailable } => {
+                write!(f, "plain floats: {}", text::one_line(unavailable))
+            }
+        }
+    }
+}
+
 /// Seconds of plain float inference of the subject's ONNX file, or why there are none.
-pub fn measure(subject: &Subject, threads: Option<usize>, runs: usize) -> Value {
+pub fn measure(subject: &Subject, threads: Option<usize>, runs: usize) -> Yardstick {
     let outcome = match &subject.onnx {
         None => Err(anyhow::anyhow!("no ONNX file at hand")),
         Some(file) => seconds(file, subject, threads, runs),
     };
-    outcome.unwrap_or_else(|e| json!({ "unavailable": format!("{e:#}") }))
+    outcome.unwrap_or_else(|e| Yardstick::Unavailable { unavailable: format!("{e:#}") })
 }
 
 #[cfg(not(feature = "yardstick"))]
-fn seconds(_: &[u8], _: &Subject, _: Option<usize>, _: usize) -> Result<Value> {
+fn seconds(_: &[u8], _: &Subject, _: Option<usize>, _: usize) -> Result<Yardstick> {
     anyhow::bail!(MISSING)
 }
 
 #[cfg(feature = "yardstick")]
-fn seconds(file: &[u8], subject: &Subject, threads: Option<usize>, runs: usize) -> Result<Value> {
+fn seconds(file: &[u8], subject: &Subject, threads: Option<usize>, runs: usize) -> Result<Yardstick> {
     use anyhow::Context;
     use tract_linalg::multithread::{Executor, multithread_tract_scope};
     use tract_onnx::prelude::*;
@@ -45,8 +93,8 @@ fn seconds(file: &[u8], subject: &Subject, threads: Option<usize>, runs: usize) 
         (0..=runs).map(one).collect::<Result<_, _>>()
     })?;
     // The first one warms up.
-    let spread = super::report::Spread::of(all.get(1..).context("no run")?);
-    Ok(json!({ "runtime": "tract-onnx", "threads": threads, "seconds": spread.json() }))
+    let seconds = Spread::of(all.get(1..).context("no run")?);
+    Ok(Yardstick::Measured { runtime: "tract-onnx", threads, seconds, online_ratio: None })
 }
 
 /// An input in storage order as ONNX has it: shape and numbers.

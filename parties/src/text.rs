@@ -13,6 +13,26 @@ pub fn lines(text: &str) -> String {
     text.replace(|c| c != '\n' && steers(c), "\u{fffd}")
 }
 
+/// A table: cells of a column one below the other, the first to the left, the others to the right. Cells must be safe.
+pub fn columns(head: &[&str], rows: &[impl AsRef<[String]>]) -> String {
+    let head: Vec<String> = head.iter().map(|h| (*h).into()).collect();
+    let mut all: Vec<&[String]> = vec![&head];
+    all.extend(rows.iter().map(AsRef::as_ref));
+    let rows = all;
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |row: &&[String]| {
+        let cells = row.iter().zip(&widths).enumerate();
+        let cells = cells.map(
+            |(i, (cell, &width))| {
+                if i == 0 { format!("  {cell:<width$}") } else { format!("  {cell:>width$}") }
+            },
+        );
+        cells.collect::<String>().trim_end().to_string()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// Controls, separators of lines and paragraphs, and marks that change the direction of what follows.
 fn steers(c: char) -> bool {
     let direction =
@@ -23,6 +43,13 @@ fn steers(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = [["Größe", "1.5"], ["x", "12.25"]].map(|row| row.map(String::from));
+        let table = columns(&["label", "n"], &rows);
+        assert_eq!(table, "  label      n\n  Größe    1.5\n  x      12.25");
+    }
 
     #[test]
     fn nothing_steers_the_terminal() {
