@@ -12,7 +12,7 @@ use sharelens_protocol::correlation::{Dealer, Kind, Receiver};
 use sharelens_protocol::cost::Ledger;
 use sharelens_protocol::prg::{Purpose, Seed};
 use sharelens_protocol::ring::{Full, Moduli, Range, Reduced, Ring, Rns};
-use sharelens_protocol::sign::{self, Output};
+use sharelens_protocol::sign::{self, SignOutput};
 use sharelens_protocol::{Party, Server, Share, Step, share};
 
 fn main() {
@@ -20,7 +20,7 @@ fn main() {
     let ring = Rns::new(Moduli::usual(3, 2).expect("usual moduli")).expect("usual moduli");
     let at = Step::layer(1);
     let prgs = [1, 2].map(|s| Seed::from_bytes([s; 32]).prg(b"bench"));
-    let demand = sign::Demand { n, output: Output::Full, rounds: Rounds::Balanced };
+    let demand = sign::Demand { n, output: SignOutput::Full, rounds: Rounds::Balanced };
     let dealer = Dealer::new(&ring, [&prgs[0], &prgs[1]]);
     let [zero, one] = Server::BOTH.map(|role| Receiver::new(&ring, role, &prgs[role.index()]));
     let mut noise = vec![0u64; n];

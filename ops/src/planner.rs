@@ -6,7 +6,7 @@ use sharelens_protocol::compare::Rounds;
 use sharelens_protocol::convert::{self, Interactive};
 use sharelens_protocol::correlation::{Plan, SecureRing};
 use sharelens_protocol::ring::{Domain, Full, Range, Reduced};
-use sharelens_protocol::sign::{self, Comparison, Output};
+use sharelens_protocol::sign::{self, Comparison, SignOutput};
 use sharelens_protocol::{Error, Result, Step, mul, order, shuffle};
 
 use crate::engine::{Engine, Linear, ProductShape};
@@ -46,7 +46,7 @@ impl<R: SecureRing> Planner<R> {
         self.plan
     }
 
-    fn sign(&mut self, at: Step, n: usize, output: Output) {
+    fn sign(&mut self, at: Step, n: usize, output: SignOutput) {
         self.plan.push(at, sign::Demand { n, output, rounds: self.rounds });
     }
 }
@@ -153,27 +153,27 @@ impl<R: SecureRing> Engine for Planner<R> {
     }
 
     async fn relu(&mut self, at: Step, x: &Length<Reduced>) -> Result<Length<Full>> {
-        self.sign(at, x.n, Output::Full);
+        self.sign(at, x.n, SignOutput::Full);
         Ok(Length::new(x.n))
     }
 
     async fn relu_reduced(&mut self, at: Step, x: &Length<Reduced>) -> Result<Length<Reduced>> {
-        self.sign(at, x.n, Output::Reduced);
+        self.sign(at, x.n, SignOutput::Reduced);
         Ok(*x)
     }
 
     async fn slopes(&mut self, at: Step, x: &Length<Reduced>, _: i64, _: i64) -> Result<Length<Full>> {
-        self.sign(at, x.n, Output::Full);
+        self.sign(at, x.n, SignOutput::Full);
         Ok(Length::new(x.n))
     }
 
     async fn is_negative(&mut self, at: Step, x: &Length<Reduced>) -> Result<Length<Full>> {
-        self.sign(at, x.n, Output::Bit);
+        self.sign(at, x.n, SignOutput::Bit);
         Ok(Length::new(x.n))
     }
 
     async fn relu_and_sign(&mut self, at: Step, x: &Length<Reduced>) -> Result<(Length<Full>, Length<Full>)> {
-        self.sign(at, x.n, Output::Full);
+        self.sign(at, x.n, SignOutput::Full);
         Ok((Length::new(x.n), Length::new(x.n)))
     }
 

@@ -8,7 +8,7 @@ use sharelens_protocol::cost::Ledger;
 use sharelens_protocol::lanes::Lane;
 use sharelens_protocol::ring::{self, Domain, Full, Range, Reduced};
 use sharelens_protocol::secret::Secret;
-use sharelens_protocol::sign::{self, Comparison, Output, Slopes};
+use sharelens_protocol::sign::{self, Comparison, SignOutput, Slopes};
 use sharelens_protocol::{Error, Party, Result, Server, Share, Step, mul, order, product, shuffle};
 
 use crate::engine::{Engine, Linear, ProductShape};
@@ -50,7 +50,7 @@ impl<'a, R: SecureRing> Secure<'a, R> {
         self.ledger
     }
 
-    fn take_sign(&self, at: Step, n: usize, output: Output) -> Result<sign::Correlation<R>> {
+    fn take_sign(&self, at: Step, n: usize, output: SignOutput) -> Result<sign::Correlation<R>> {
         self.store.take(at, &sign::Demand { n, output, rounds: self.rounds })
     }
 
@@ -147,12 +147,12 @@ impl<R: SecureRing> Engine for Secure<'_, R> {
     }
 
     async fn relu(&mut self, at: Step, x: &Share<R, Reduced>) -> Result<Share<R, Full>> {
-        let correlation = self.take_sign(at, self.len(x), Output::Full)?;
+        let correlation = self.take_sign(at, self.len(x), SignOutput::Full)?;
         sign::relu(&mut self.party(), at, x, correlation).await
     }
 
     async fn relu_reduced(&mut self, at: Step, x: &Share<R, Reduced>) -> Result<Share<R, Reduced>> {
-        let correlation = self.take_sign(at, self.len(x), Output::Reduced)?;
+        let correlation = self.take_sign(at, self.len(x), SignOutput::Reduced)?;
         sign::relu(&mut self.party(), at, x, correlation).await
     }
 
@@ -163,12 +163,12 @@ impl<R: SecureRing> Engine for Secure<'_, R> {
         positive: i64,
         negative: i64,
     ) -> Result<Share<R, Full>> {
-        let correlation = self.take_sign(at, self.len(x), Output::Full)?;
+        let correlation = self.take_sign(at, self.len(x), SignOutput::Full)?;
         sign::slopes(&mut self.party(), at, x, correlation, Slopes { positive, negative }).await
     }
 
     async fn is_negative(&mut self, at: Step, x: &Share<R, Reduced>) -> Result<Share<R, Full>> {
-        let correlation = self.take_sign(at, self.len(x), Output::Bit)?;
+        let correlation = self.take_sign(at, self.len(x), SignOutput::Bit)?;
         sign::is_negative(&mut self.party(), at, x, correlation).await
     }
 
@@ -177,7 +177,7 @@ impl<R: SecureRing> Engine for Secure<'_, R> {
         at: Step,
         x: &Share<R, Reduced>,
     ) -> Result<(Share<R, Full>, Share<R, Full>)> {
-        let correlation = self.take_sign(at, self.len(x), Output::Full)?;
+        let correlation = self.take_sign(at, self.len(x), SignOutput::Full)?;
         sign::relu_and_sign(&mut self.party(), at, x, correlation).await
     }
 

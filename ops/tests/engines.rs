@@ -284,7 +284,7 @@ fn secure<R: SecureRing, L: Layer>(ring: &R, layer: &L, x: &[i64], rounds: Round
         let ends = [(&mut nobody, &w0, &stores[0]), (&mut from_helper, &w1, &stores[1])];
         for (role, (channel, weights, store)) in Server::BOTH.into_iter().zip(ends) {
             let server = Receiver { ring, role, prg: &seeds[role.index()], weights };
-            plan.prepare(FromHelper { server, channel }, store).await?;
+            plan.fill(FromHelper { server, channel }, store).await?;
         }
         Ok::<_, sharelens_protocol::Error>(())
     })

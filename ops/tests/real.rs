@@ -444,7 +444,7 @@ fn secure<R: SecureRing, F: Function>(ring: &R, bounds: Bounds, f: &F, x: &[i64]
         let ends = [(&mut nobody, &[], &stores[0]), (&mut from_helper, &[], &stores[1])];
         for (role, (channel, weights, store)) in Server::BOTH.into_iter().zip(ends) {
             let server = Receiver { ring, role, prg: &seeds[role.index()], weights };
-            plan.prepare(FromHelper { server, channel }, store).await?;
+            plan.fill(FromHelper { server, channel }, store).await?;
         }
         Ok::<_, sharelens_protocol::Error>(())
     })

@@ -61,9 +61,9 @@ enum Command {
     /// Run a shared model on images.
     Infer(infer::Infer),
     /// Run a model in the clear, with the same arithmetic.
-    Plain(infer::Plain),
+    Plain(infer::PlainArgs),
     /// Predict rounds, bytes and time of a model, without any party.
-    Plan(infer::Plan),
+    Plan(infer::PlanArgs),
     /// Measure models and single operations on this machine.
     Bench(Box<bench::Bench>),
     /// Try everything on this machine.

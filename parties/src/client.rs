@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{Cluster, LinkConfig, PROTOCOL_VERSION, Role};
 use crate::control::{
-    Accepted, Go, Hello, ImageShare, ModelId, Models, Output, Purpose, Ready, Report, SessionId, Start,
+    Accepted, Go, Hello, ImageShare, ModelId, Models, Purpose, Ready, Report, ResultShare, SessionId, Start,
     Upload, check_name,
 };
 use crate::engine;
@@ -308,7 +308,7 @@ async fn send_share(stream: &mut ControlStream, share: Bytes) -> Result<()> {
 }
 
 async fn receive(stream: &mut ControlStream, due: usize) -> Result<(Zeroizing<Vec<u8>>, Report)> {
-    let Output { bytes, report } = stream.recv().await?;
+    let ResultShare { bytes, report } = stream.recv().await?;
     if bytes != due as u64 {
         return Err(Error::Malformed {
             peer: stream.peer().into(),

@@ -228,7 +228,7 @@ pub struct Ready {
 
 /// Announces a share of the result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Output {
+pub struct ResultShare {
     /// Bytes that follow; the manifest says how many there must be.
     pub bytes: u64,
     /// What the run cost this server.
@@ -305,7 +305,7 @@ messages! {
     5 Accepted "acceptance" MAX_MANIFEST + 1024;
     6 ImageShare "announcement of an image share" 64;
     7 Ready "readiness" 64;
-    8 Output "result" 4 << 20;
+    8 ResultShare "result" 4 << 20;
     9 DealtSeed "seed" 64;
     10 Models "list of models" 1 << 20;
 }

@@ -37,11 +37,11 @@ pub fn plan(manifest: &Manifest) -> crate::Result<BTreeMap<u32, Cost>> {
     let manifest = manifest.clone();
     Ok(match &manifest.arithmetic {
         Arithmetic::Rns(moduli) => {
-            let model = Model::new(Rns::new(moduli.clone())?, manifest)?;
+            let model = PlannedModel::new(Rns::new(moduli.clone())?, manifest)?;
             model.plan.costs(&model.ring)
         }
         Arithmetic::Z64 => {
-            let model = Model::new(Z64::new(), manifest)?;
+            let model = PlannedModel::new(Z64::new(), manifest)?;
             model.plan.costs(&model.ring)
         }
     })
@@ -49,7 +49,7 @@ pub fn plan(manifest: &Manifest) -> crate::Result<BTreeMap<u32, Cost>> {
 
 /// A manifest as it travels, checked: what it says holds together, nothing is opened but what may be, and its plan can
 /// be made. Servers, helper and clients all do this before they do anything else with it.
-fn check(bytes: &[u8]) -> crate::Result<InRing<Model<Rns>, Model<Z64>>> {
+fn check(bytes: &[u8]) -> crate::Result<InRing<PlannedModel<Rns>, PlannedModel<Z64>>> {
     let bad = |reason: String| crate::Error::Config { file: "the model's manifest".into(), reason };
     let manifest: Manifest = codec::decode_value(bytes).map_err(|codec::Bad(e)| bad(e))?;
     manifest.validate().map_err(|e| bad(e.to_string()))?;
@@ -57,9 +57,9 @@ fn check(bytes: &[u8]) -> crate::Result<InRing<Model<Rns>, Model<Z64>>> {
     Ok(match &manifest.arithmetic {
         Arithmetic::Rns(moduli) => {
             let ring = Rns::new(moduli.clone()).map_err(planned)?;
-            InRing::Rns(Model::new(ring, manifest).map_err(planned)?)
+            InRing::Rns(PlannedModel::new(ring, manifest).map_err(planned)?)
         }
-        Arithmetic::Z64 => InRing::Z64(Model::new(Z64::new(), manifest).map_err(planned)?),
+        Arithmetic::Z64 => InRing::Z64(PlannedModel::new(Z64::new(), manifest).map_err(planned)?),
     })
 }
 
@@ -89,7 +89,7 @@ enum InRing<A, B> {
 }
 
 /// A checked manifest with its plan.
-struct Model<R> {
+struct PlannedModel<R> {
     ring: R,
     manifest: Manifest,
     plan: Plan,
@@ -109,7 +109,7 @@ macro_rules! in_ring {
     };
 }
 
-impl<R: SecureRing> Model<R> {
+impl<R: SecureRing> PlannedModel<R> {
     fn new(ring: R, manifest: Manifest) -> Result<Self> {
         let program = &manifest.program;
         let mut planner = Planner::<R>::new(manifest.rounds);
@@ -242,7 +242,7 @@ impl<'a, R: SecureRing> Reader<'a, R> {
 }
 
 impl Runner for Engine {
-    type Model = InRing<Model<Rns>, Model<Z64>>;
+    type Model = InRing<PlannedModel<Rns>, PlannedModel<Z64>>;
     type Weights = InRing<Loaded<Rns>, Loaded<Z64>>;
     type Masks = InRing<Vec<Mask<Rns>>, Vec<Mask<Z64>>>;
     type Store = InRing<Store<Rns>, Store<Z64>>;
@@ -300,12 +300,12 @@ impl Runner for Engine {
         }
     }
 
-    async fn prepare<C: Channel>(&self, run: Run<'_, Self>, seed: &Seed, helper: &mut C) -> Result<()> {
+    async fn preprocess<C: Channel>(&self, run: Run<'_, Self>, seed: &Seed, helper: &mut C) -> Result<()> {
         let prg = seed.prg(run.context);
         in_ring!(run.model, run.weights, run.store => |m, weights, store| {
             let server =
                 Receiver { ring: &m.ring, role: run.server, prg: &prg, weights: &weights.residents };
-            m.plan.prepare(FromHelper { server, channel: helper }, store).await
+            m.plan.fill(FromHelper { server, channel: helper }, store).await
         })
     }
 

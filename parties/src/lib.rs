@@ -2,6 +2,44 @@
 //!
 //! Three nodes (two computing servers and a helper) and short-lived clients talk QUIC to each other. Every
 //! process has one key; who may do what follows from the key's hash, its pin.
+//!
+//! A program that has a picture looked at:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use sharelens::client::Patience;
+//! use sharelens::config::LinkConfig;
+//! use sharelens::control::Start;
+//! use sharelens::{Client, Cluster, CostReport, Identity, Outcome, Role, engine};
+//! use sharelens_models::image::Picture;
+//!
+//! # async fn look() -> Result<(), Box<dyn std::error::Error>> {
+//! let cluster = Cluster::load("cluster.toml".as_ref())?;
+//! // A key that the operators have enrolled: `sharelens client init`, `sharelens node allow`.
+//! let identity = Arc::new(Identity::load("client.key".as_ref())?);
+//! let servers = [Role::Server0, Role::Server1];
+//! let client =
+//!     Client::connect(&cluster, &servers, identity, &LinkConfig::default(), Patience::default()).await?;
+//!
+//! let session = client.begin("cells", None, Start::AtOnce).await?;
+//! let manifest = session.manifest()?;
+//! let preprocess = manifest.config.preprocess.as_ref().ok_or("a model of pictures")?;
+//! let input = Picture::load("smear.jpg".as_ref())?.input(preprocess)?;
+//! let inference = session.run(engine::share_image(&manifest, &input)?, |_| {}).await?;
+//!
+//! let [a, b] = &inference.outputs;
+//! let outcome = Outcome::new(&manifest, &engine::open_result(&manifest, [a, b])?)?;
+//! match &outcome {
+//!     Outcome::Detection(found) => println!("{} cells", found.boxes.len()),
+//!     other => println!("{other}"),
+//! }
+//! outcome.warnings().iter().for_each(|warning| eprintln!("{warning}"));
+//! println!("{}", CostReport::new(&manifest, &inference, Start::AtOnce));
+//! client.close().await;
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod client;

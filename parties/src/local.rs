@@ -78,7 +78,7 @@ pub struct Machine(Baton);
 
 /// One party: a thread with a clock. It computes from [`Machine::party`] on until it is dropped, except while
 /// it waits for a message.
-pub struct Party {
+pub struct ClockedParty {
     clock: Clock,
     baton: Baton,
 }
@@ -127,14 +127,14 @@ impl correlation::Clock for Clock {
 
 impl Machine {
     /// The calling thread becomes a party whose clock shows `now`. Blocks until it is its turn.
-    pub fn party(&self, now: Duration) -> Party {
+    pub fn party(&self, now: Duration) -> ClockedParty {
         self.0.take();
         let clock = Clock(Arc::new(Mutex::new(Time { now, since: Instant::now() })));
-        Party { clock, baton: self.0.clone() }
+        ClockedParty { clock, baton: self.0.clone() }
     }
 }
 
-impl Party {
+impl ClockedParty {
     /// What its clock shows.
     pub fn now(&self) -> Duration {
         self.clock.charge()
@@ -157,7 +157,7 @@ impl Party {
     }
 }
 
-impl Drop for Party {
+impl Drop for ClockedParty {
     fn drop(&mut self) {
         self.baton.give();
     }
@@ -268,7 +268,11 @@ mod tests {
         assert!(found >= expected && found < expected + 40 * MS, "{found:?} is not about {expected:?}");
     }
 
-    fn as_party<T>(machine: &Machine, end: End, f: impl FnOnce(&Party, Virtual) -> T) -> (T, Duration) {
+    fn as_party<T>(
+        machine: &Machine,
+        end: End,
+        f: impl FnOnce(&ClockedParty, Virtual) -> T,
+    ) -> (T, Duration) {
         let party = machine.party(Duration::ZERO);
         let out = f(&party, party.channel(end));
         (out, party.now())
@@ -277,8 +281,8 @@ mod tests {
     /// Runs two parties; each gets its end and returns a result with its clock.
     fn run<T: Send>(
         link: Link,
-        a: impl FnOnce(&Party, Virtual) -> T + Send,
-        b: impl FnOnce(&Party, Virtual) -> T + Send,
+        a: impl FnOnce(&ClockedParty, Virtual) -> T + Send,
+        b: impl FnOnce(&ClockedParty, Virtual) -> T + Send,
     ) -> [(T, Duration); 2] {
         let machine = Machine::default();
         let (end_a, end_b) = End::pair("a", "b", link);
@@ -294,7 +298,7 @@ mod tests {
     fn rounds_cost_latency_and_bytes_cost_bandwidth() {
         // 10 MB/s: 1 MB takes 100 ms.
         let link = Link::new(200.0, 80.0);
-        let rounds = |_: &Party, mut ch: Virtual| {
+        let rounds = |_: &ClockedParty, mut ch: Virtual| {
             block_on(async {
                 for i in 0..10 {
                     ch.send(AT.message(i), vec![0; 1]).await.unwrap();

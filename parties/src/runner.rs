@@ -129,7 +129,7 @@ pub trait Runner: Send + Sync + 'static {
     ///
     /// # Errors
     /// As the protocols.
-    fn prepare<C: Channel>(
+    fn preprocess<C: Channel>(
         &self,
         run: Run<'_, Self>,
         seed: &Seed,
@@ -141,7 +141,7 @@ pub trait Runner: Send + Sync + 'static {
     /// Blocks until the store holds all, or as much as its cap allows.
     ///
     /// # Errors
-    /// Those of [`Runner::prepare`].
+    /// Those of [`Runner::preprocess`].
     fn ready(&self, store: &Self::Store) -> Result<(), Error>;
 
     /// At a server, on another thread: the online phase. Returns this server's share of the result

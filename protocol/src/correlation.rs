@@ -252,7 +252,7 @@ impl Plan {
     ///
     /// # Errors
     /// As the source.
-    pub async fn prepare<R: SecureRing>(&self, mut source: impl Source<R>, store: &Store<R>) -> Result<()> {
+    pub async fn fill<R: SecureRing>(&self, mut source: impl Source<R>, store: &Store<R>) -> Result<()> {
         // Whoever waits for the store must not wait for ever if this future is dropped.
         let abandoned = FinishOnDrop(store);
         let mut fill = async || {
@@ -334,7 +334,7 @@ mod tests {
             use futures::FutureExt;
             let ring = Z64::new();
             let server = Receiver::new(&ring, Server::Server1, &prgs[1]);
-            let waiting = plan.prepare(FromHelper { server, channel: &mut channel }, &store);
+            let waiting = plan.fill(FromHelper { server, channel: &mut channel }, &store);
             assert!(waiting.now_or_never().is_none());
         }
         assert!(matches!(store.take(AT, &DEMAND), Err(Error::Ended(_))));
@@ -346,7 +346,7 @@ mod tests {
         use crate::compare::Rounds;
         use crate::ring::kernel::Conv;
         use crate::ring::{Moduli, Rns};
-        use crate::sign::Output;
+        use crate::sign::SignOutput;
         fn check<R: SecureRing>(ring: &R) {
             let n = 40_000;
             let map = Linear { conv: Conv::dense(3, 20, 5), weight: 0 };
@@ -356,7 +356,7 @@ mod tests {
             plan.push(AT.call(3), mul::Demand { n });
             let mut call = 4;
             for rounds in [Rounds::Balanced, Rounds::Fewest] {
-                for output in [Output::Bit, Output::Reduced, Output::Full] {
+                for output in [SignOutput::Bit, SignOutput::Reduced, SignOutput::Full] {
                     plan.push(AT.call(call), sign::Demand { n, output, rounds });
                     call += 1;
                 }

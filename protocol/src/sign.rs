@@ -42,7 +42,7 @@ use crate::step::Step;
 
 /// What is computed from the sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Output {
+pub enum SignOutput {
     /// [x < 0] in `Full`.
     Bit,
     /// max(x, 0) in `Reduced`.
@@ -51,7 +51,7 @@ pub enum Output {
     Full,
 }
 
-impl Output {
+impl SignOutput {
     /// The domain of the result.
     pub const fn range(self) -> Range {
         match self {
@@ -76,7 +76,7 @@ pub struct Demand {
     /// Elements.
     pub n: usize,
     /// What for.
-    pub output: Output,
+    pub output: SignOutput,
     /// Which tree.
     pub rounds: Rounds,
 }
@@ -116,7 +116,7 @@ impl Row {
 }
 
 /// What a comparison in the clear knows of the masks: r as words, its bit, and beta.
-pub struct Plain<'a, R: Ring> {
+pub struct MaskForms<'a, R: Ring> {
     /// r, plane by plane.
     pub r: &'a [R::Word],
     /// r as integers: what is compared.
@@ -160,11 +160,11 @@ impl Slopes {
 /// A ring in which signs are computed.
 pub trait SignRing: Ring {
     /// The rows that `output` needs.
-    fn rows(&self, output: Output) -> Vec<Row>;
+    fn rows(&self, output: SignOutput) -> Vec<Row>;
     /// A row in the clear.
-    fn derive(&self, row: Row, plain: &Plain<'_, Self>) -> Secret<Self::Word>;
+    fn derive(&self, row: Row, plain: &MaskForms<'_, Self>) -> Secret<Self::Word>;
     /// The share of the result, from opened values and dealt shares.
-    fn combine(&self, output: Output, values: &Combine<'_, Self>) -> Secret<Self::Word>;
+    fn combine(&self, output: SignOutput, values: &Combine<'_, Self>) -> Secret<Self::Word>;
 }
 
 impl Comparison {
@@ -278,7 +278,7 @@ impl Demand {
         let n = self.n;
         let (number, flip) = masks.split(ring, n);
         let mut out = buffer::with_capacity(self.correction_len(ring));
-        let plain = Plain { r: &masks.r, number: &number, flip: &flip, beta };
+        let plain = MaskForms { r: &masks.r, number: &number, flip: &flip, beta };
         let rows = par::map(n, ring.rows(self.output).into_iter(), |row| {
             let mut words = ring.derive(row, &plain);
             let mut share = Secret::zeroed(n);
@@ -379,7 +379,7 @@ impl<R: SecureRing> Part for Compared<R> {
 
 /// One server's correlation for one [`Demand`].
 pub struct Correlation<R: Ring> {
-    output: Output,
+    output: SignOutput,
     beta: Secret<u64>,
     derived: Within<R::Word>,
     compared: Compared<R>,
@@ -416,7 +416,7 @@ pub async fn slopes<R: SignRing, C: Channel>(
     correlation: Correlation<R>,
     slopes: Slopes,
 ) -> Result<Share<R, Full>> {
-    debug_assert_eq!(correlation.output, Output::Full);
+    debug_assert_eq!(correlation.output, SignOutput::Full);
     Ok(Share::new(run(party, step, x, correlation, slopes).await?))
 }
 
@@ -430,11 +430,11 @@ pub async fn is_negative<R: SignRing, C: Channel>(
     x: &Share<R, Reduced>,
     correlation: Correlation<R>,
 ) -> Result<Share<R, Full>> {
-    debug_assert_eq!(correlation.output, Output::Bit);
+    debug_assert_eq!(correlation.output, SignOutput::Bit);
     Ok(Share::new(run(party, step, x, correlation, Slopes::RELU).await?))
 }
 
-/// max(x, 0) and [x < 0], from one comparison, whose correlation must be for [`Output::Full`]: what is dealt for a
+/// max(x, 0) and [x < 0], from one comparison, whose correlation must be for [`SignOutput::Full`]: what is dealt for a
 /// bend holds what a bit needs.
 ///
 /// # Errors
@@ -445,8 +445,8 @@ pub async fn relu_and_sign<R: SignRing, C: Channel>(
     x: &Share<R, Reduced>,
     correlation: Correlation<R>,
 ) -> Result<(Share<R, Full>, Share<R, Full>)> {
-    debug_assert_eq!(correlation.output, Output::Full);
-    let outputs = [Output::Full, Output::Bit];
+    debug_assert_eq!(correlation.output, SignOutput::Full);
+    let outputs = [SignOutput::Full, SignOutput::Bit];
     let [bend, bit] = run_for(party, step, x, correlation, Slopes::RELU, outputs).await?;
     Ok((Share::new(bend), Share::new(bit)))
 }
@@ -486,7 +486,7 @@ async fn run_for<R: SignRing, C: Channel, const K: usize>(
     x: &Share<R, Reduced>,
     correlation: Correlation<R>,
     slopes: Slopes,
-    outputs: [Output; K],
+    outputs: [SignOutput; K],
 ) -> Result<[Secret<R::Word>; K]> {
     let Correlation { beta, derived, compared, .. } = correlation;
     let n = compared.n;
@@ -593,7 +593,7 @@ mod tests {
         out
     }
 
-    fn join<R: Ring>(ring: &R, output: Output, out: Run<Secret<R::Word>>) -> Vec<i64> {
+    fn join<R: Ring>(ring: &R, output: SignOutput, out: Run<Secret<R::Word>>) -> Vec<i64> {
         let [a, b] = out.out;
         share::join(ring, output.range(), a, &b)
     }
@@ -602,11 +602,11 @@ mod tests {
         for rounds in [Rounds::Balanced, Rounds::Fewest] {
             for n in [0, 1, 8, 63, 65, 700] {
                 let x = numbers(n as u8, n, ring.bound(Range::Reduced));
-                for output in [Output::Bit, Output::Reduced, Output::Full] {
+                for output in [SignOutput::Bit, SignOutput::Reduced, SignOutput::Full] {
                     let demand = Demand { n, output, rounds };
                     let want: Vec<i64> = x
                         .iter()
-                        .map(|&x| if output == Output::Bit { i64::from(x < 0) } else { x.max(0) })
+                        .map(|&x| if output == SignOutput::Bit { i64::from(x < 0) } else { x.max(0) })
                         .collect();
                     assert_eq!(
                         join(ring, output, go(ring, &x, demand, Slopes::RELU)),
@@ -617,8 +617,8 @@ mod tests {
                 let slopes = Slopes { positive: 50, negative: -7 };
                 let small: Vec<i64> = x.iter().map(|x| x / 60).collect();
                 let want: Vec<i64> = small.iter().map(|&x| if x < 0 { -7 * x } else { 50 * x }).collect();
-                let demand = Demand { n, output: Output::Full, rounds };
-                assert_eq!(join(ring, Output::Full, go(ring, &small, demand, slopes)), want);
+                let demand = Demand { n, output: SignOutput::Full, rounds };
+                assert_eq!(join(ring, SignOutput::Full, go(ring, &small, demand, slopes)), want);
             }
         }
     }
@@ -655,11 +655,11 @@ mod tests {
         let ring = crate::ring::Rns::new(crate::ring::Moduli { p: vec![7, 5], q: vec![3, 11] }).unwrap();
         let bound = ring.bound(Range::Reduced);
         let x: Vec<i64> = (-bound..=bound).cycle().take(35 * 100).collect();
-        for output in [Output::Bit, Output::Reduced, Output::Full] {
+        for output in [SignOutput::Bit, SignOutput::Reduced, SignOutput::Full] {
             let demand = Demand { n: x.len(), output, rounds: Rounds::Balanced };
             let out = join(&ring, output, go(&ring, &x, demand, Slopes::RELU));
             for (x, y) in x.iter().zip(out) {
-                assert_eq!(y, if output == Output::Bit { i64::from(*x < 0) } else { *x.max(&0) });
+                assert_eq!(y, if output == SignOutput::Bit { i64::from(*x < 0) } else { *x.max(&0) });
             }
         }
     }
@@ -669,7 +669,7 @@ mod tests {
         let rns = |k, l| crate::ring::Rns::new(crate::ring::Moduli::usual(k, l).unwrap()).unwrap();
         for (ring, bytes, dealt) in [(rns(3, 3), 4.5, 35.0), (rns(3, 2), 4.5, 30.0), (rns(4, 2), 6.0, 40.0)] {
             let n = 1 << 16;
-            let cost = Demand { n, output: Output::Full, rounds: Rounds::Balanced }.cost(&ring);
+            let cost = Demand { n, output: SignOutput::Full, rounds: Rounds::Balanced }.cost(&ring);
             assert_eq!(cost.bytes as f64 / n as f64, bytes);
             assert!((cost.dealt as f64 / n as f64) < dealt && cost.rounds == 4, "{cost:?}");
         }
@@ -749,7 +749,7 @@ mod tests {
     fn simulatable() {
         fn check<R: SecureRing>(ring: &R) {
             for rounds in [Rounds::Balanced, Rounds::Fewest] {
-                let demand = Demand { n: 130, output: Output::Full, rounds };
+                let demand = Demand { n: 130, output: SignOutput::Full, rounds };
                 let by = numbers(6, 130, 1 << 12);
                 let views = [None, Some(&by[..])].map(|by| view(ring, demand, by, Ending::Masked));
                 assert_eq!(views[0], views[1]);
@@ -768,7 +768,7 @@ mod tests {
     #[test]
     fn a_malformed_correction_is_refused() {
         let ring = crate::ring::Rns::new(crate::ring::Moduli::usual(3, 2).unwrap()).unwrap();
-        let demand = Demand { n: 4, output: Output::Full, rounds: Rounds::Balanced };
+        let demand = Demand { n: 4, output: SignOutput::Full, rounds: Rounds::Balanced };
         let bad = vec![255; demand.correction_len(&ring)];
         assert!(Receiver::new(&ring, Server::Server1, &prgs(1)[1]).receive(AT, &demand, bad).is_err());
         assert!(reduced_bound(&ring) > 0);

@@ -10,7 +10,8 @@ use std::sync::OnceLock;
 use sharelens::codec::{self, FRAME_HEADER_BYTES, Message};
 use sharelens::config::{Card, Cluster, NodeConfig};
 use sharelens::control::{
-    Accepted, DealtSeed, Go, Greeting, Hello, ImageShare, ModelId, Models, Output, Ready, Refusal, SessionId,
+    Accepted, DealtSeed, Go, Greeting, Hello, ImageShare, ModelId, Models, Ready, Refusal, ResultShare,
+    SessionId,
 };
 use sharelens::error::Code;
 use sharelens::runner::Runner;
@@ -43,7 +44,7 @@ pub fn frames(data: &[u8]) {
         message::<Accepted>(kind, body);
         message::<ImageShare>(kind, body);
         message::<Ready>(kind, body);
-        message::<Output>(kind, body);
+        message::<ResultShare>(kind, body);
         message::<DealtSeed>(kind, body);
         message::<Models>(kind, body);
         if let Ok(refusal) = codec::decode_body::<Refusal>(body) {

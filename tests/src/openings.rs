@@ -197,7 +197,7 @@ impl<'a, R: Visible> Subject<'a, R> {
             for (role, channel) in Server::BOTH.into_iter().zip(channels) {
                 let i = role.index();
                 let server = Receiver { ring, role, prg: &seeds[i], weights: &self.weights[i] };
-                self.plan.prepare(FromHelper { server, channel }, &stores[i]).await?;
+                self.plan.fill(FromHelper { server, channel }, &stores[i]).await?;
             }
             Ok::<_, Error>(())
         })?;

@@ -10,8 +10,8 @@ use common::Builder;
 use sharelens::codec::encode;
 use sharelens::config::{Card, Cluster, NodeConfig, PROTOCOL_VERSION};
 use sharelens::control::{
-    Accepted, DealtSeed, Go, Greeting, Hello, ImageShare, ModelId, Models, Output, Purpose, Ready, Refusal,
-    Report, SessionId, Start, Upload, Work,
+    Accepted, DealtSeed, Go, Greeting, Hello, ImageShare, ModelId, Models, Purpose, Ready, Refusal, Report,
+    ResultShare, SessionId, Start, Upload, Work,
 };
 use sharelens::{Identity, Pin, Role, engine};
 use sharelens_models::program::{Arrange, Instruction};
@@ -142,7 +142,7 @@ fn frames() {
         encode(&Accepted { model: id(), manifest: vec![1, 2, 3], owner: Pin::from_bytes([5; 32]) }).unwrap(),
         encode(&ImageShare { bytes: 77 }).unwrap(),
         encode(&Ready { seconds: 0.25 }).unwrap(),
-        encode(&Output { bytes: 12, report }).unwrap(),
+        encode(&ResultShare { bytes: 12, report }).unwrap(),
         encode(&DealtSeed::new(&Seed::from_bytes([6; 32]))).unwrap(),
         encode(&Models(vec![id(), id()])).unwrap(),
     ];

@@ -81,13 +81,13 @@ impl<R: Runner> Runner for Tapped<R> {
     fn set_clock(&self, store: &Self::Store, clock: Arc<dyn Clock>) {
         self.engine.set_clock(store, clock);
     }
-    async fn prepare<C: Channel>(
+    async fn preprocess<C: Channel>(
         &self,
         run: Run<'_, Self>,
         seed: &Seed,
         helper: &mut C,
     ) -> Result<(), Error> {
-        self.engine.prepare(inner(run), seed, helper).await
+        self.engine.preprocess(inner(run), seed, helper).await
     }
     fn ready(&self, store: &Self::Store) -> Result<(), Error> {
         self.engine.ready(store)

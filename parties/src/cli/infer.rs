@@ -52,7 +52,7 @@ pub struct Infer {
 }
 
 #[derive(Debug, Args)]
-pub struct Plain {
+pub struct PlainArgs {
     /// A prepared model.
     model: PathBuf,
     /// Images.
@@ -66,7 +66,7 @@ pub struct Plain {
 }
 
 #[derive(Debug, Args)]
-pub struct Plan {
+pub struct PlanArgs {
     /// A prepared model.
     model: PathBuf,
     /// Round-trip time in milliseconds.
@@ -213,7 +213,7 @@ impl Infer {
     }
 }
 
-impl Plain {
+impl PlainArgs {
     pub fn run(self, ui: Ui) -> Result<()> {
         let prepared = model::load(&self.model)?;
         let twin = prepared.twin(&model::arithmetic(&prepared, self.ring)?)?;
@@ -236,7 +236,7 @@ impl Plain {
     }
 }
 
-impl Plan {
+impl PlanArgs {
     pub fn run(self, ui: Ui) -> Result<()> {
         if !(self.rtt >= 0.0 && self.mbit > 0.0) {
             bail!("--rtt must not be negative, and --mbit must be above 0");

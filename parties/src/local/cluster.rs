@@ -11,7 +11,7 @@ use sharelens_protocol::cost::Ledger;
 use sharelens_protocol::prg::Seed;
 use zeroize::Zeroizing;
 
-use super::{End, Link, Machine, Party};
+use super::{ClockedParty, End, Link, Machine};
 use crate::client::SharedImage;
 use crate::control::Start;
 use crate::error::{Error, Result};
@@ -111,7 +111,7 @@ impl<R: Runner> LocalCluster<R> {
             store: &stores[server.index()],
             context: &session,
         };
-        let (prepared, dealt_bytes) = self.prepare(&seeds, &session, run)?;
+        let (prepared, dealt_bytes) = self.preprocess(&seeds, &session, run)?;
         // On the clock of dealing, if the phases share it.
         let trip = self.link.rtt / 2;
         let (offline, arrives) = match start {
@@ -154,7 +154,7 @@ impl<R: Runner> LocalCluster<R> {
     }
 
     /// Deals and prepares all correlations; time and the helper's bytes.
-    fn prepare<'a>(
+    fn preprocess<'a>(
         &'a self,
         seeds: &[Seed; 2],
         session: &[u8; 32],
@@ -171,11 +171,11 @@ impl<R: Runner> LocalCluster<R> {
                 // Its seed is one trip away, as the first correction is.
                 let party = machine.party(self.link.rtt / 2);
                 runner.set_clock(run.store, party.clock());
-                block_on(runner.prepare(run, seed, &mut party.channel(end)))?;
+                block_on(runner.preprocess(run, seed, &mut party.channel(end)))?;
                 Ok(party.now())
             }
         };
-        let deal = |party: &Party, end: End| {
+        let deal = |party: &ClockedParty, end: End| {
             let mut to_server1 = party.channel(end);
             let deal = self.runner.deal(&self.model, &self.masks, seeds, session, &mut to_server1);
             block_on(deal).map_err(Error::from)

@@ -12,7 +12,9 @@ use super::models::{Known, at_most};
 use super::sessions::{ActiveGuard, Kind, on_thread};
 use super::{Inner, loads, refuse};
 use crate::config::Role;
-use crate::control::{Accepted, DealtSeed, Go, ImageShare, Output, Purpose, Ready, Report, SessionId, Start};
+use crate::control::{
+    Accepted, DealtSeed, Go, ImageShare, Purpose, Ready, Report, ResultShare, SessionId, Start,
+};
 use crate::error::{Code, Error, Result};
 use crate::runner::{InputShare, Run, Runner};
 use crate::transport::{ControlStream, Ended, Sending, StreamChannel, Traffic};
@@ -112,7 +114,7 @@ async fn serve<R: Runner>(
             let _place = place;
             let (model, weights, store) = (&known.model, &*weights, &*store);
             let run = Run { server, model, weights, store, context: &session.0 };
-            let prepared = handle.block_on(runner.prepare(run, &seed.seed(), &mut helper));
+            let prepared = handle.block_on(runner.preprocess(run, &seed.seed(), &mut helper));
             prepared.map(|()| (helper, Instant::now()))
         })
     });
@@ -176,7 +178,7 @@ async fn serve<R: Runner>(
         helper_sent: to_helper.received(),
         online_sent: to_peer.sent(),
     };
-    client.send(&Output { bytes: output.len() as u64, report }).await?;
+    client.send(&ResultShare { bytes: output.len() as u64, report }).await?;
     client.send_bulk(bytes::Bytes::from_owner(output)).await?;
     Ok((peer, helper))
 }

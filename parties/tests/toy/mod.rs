@@ -146,7 +146,7 @@ impl Runner for Toy {
         *store.clock.lock().unwrap() = Some(clock);
     }
 
-    async fn prepare<C: Channel>(&self, run: Run<'_, Self>, seed: &Seed, helper: &mut C) -> Result<()> {
+    async fn preprocess<C: Channel>(&self, run: Run<'_, Self>, seed: &Seed, helper: &mut C) -> Result<()> {
         let blind = match run.server {
             Server::Server0 => Ok(expand(seed, run.context, run.model.n)),
             Server::Server1 => helper.recv(AT, run.model.n).await,

@@ -23,7 +23,7 @@ use crate::ring::{Domain, Full, Range, Reduced};
 use crate::role::Server;
 use crate::secret::Secret;
 use crate::share::Share;
-use crate::sign::{self, Comparison, Output, Slopes};
+use crate::sign::{self, Comparison, SignOutput, Slopes};
 use crate::testing::AT;
 use crate::{convert, mul, product, refresh, share, shuffle};
 
@@ -328,18 +328,18 @@ fn compared<R: Look>(s: &Scene<'_, R>, watch: &Watch, rounds: Rounds, last: bool
     view
 }
 
-fn signs<R: Look>(s: &Scene<'_, R>, output: Output, rounds: Rounds) -> View {
+fn signs<R: Look>(s: &Scene<'_, R>, output: SignOutput, rounds: Rounds) -> View {
     let ([c0, c1], sent) = s.dealt(sign::Demand { n: s.n, output, rounds });
     let [x0, x1] = s.shares(Range::Reduced, s.n);
     let (watch, _) = s.run([(x0, c0), (x1, c1)], async |p, (x, c)| {
         let x = Share::<R, Reduced>::new(x);
         match output {
-            Output::Bit => sign::is_negative(p, AT, &x, c).await.map(Left),
-            Output::Reduced => sign::relu::<R, _, Reduced>(p, AT, &x, c).await.map(|y| Right(Left(y))),
-            Output::Full if rounds == Rounds::Balanced => {
+            SignOutput::Bit => sign::is_negative(p, AT, &x, c).await.map(Left),
+            SignOutput::Reduced => sign::relu::<R, _, Reduced>(p, AT, &x, c).await.map(|y| Right(Left(y))),
+            SignOutput::Full if rounds == Rounds::Balanced => {
                 sign::slopes(p, AT, &x, c, Slopes { positive: 3, negative: -2 }).await.map(Left)
             }
-            Output::Full => sign::relu_and_sign(p, AT, &x, c).await.map(|both| Right(Right(both))),
+            SignOutput::Full => sign::relu_and_sign(p, AT, &x, c).await.map(|both| Right(Right(both))),
         }
     });
     let mut view = compared(s, &watch, rounds, true);
@@ -421,10 +421,10 @@ pub fn all<R: Look>() -> Vec<Case<R>> {
         Case { name: "multiplication", view: multiply, covers: ALL },
         Case { name: "matrix product", view: products, covers: ALL },
         Case { name: "lift or rescale", view: converted, covers: ALL },
-        Case { name: "sign", view: |s| signs(s, Output::Bit, Rounds::Balanced), covers: ALL },
-        Case { name: "relu", view: |s| signs(s, Output::Reduced, Rounds::Fewest), covers: ALL },
-        Case { name: "slopes", view: |s| signs(s, Output::Full, Rounds::Balanced), covers: ALL },
-        Case { name: "relu and sign", view: |s| signs(s, Output::Full, Rounds::Fewest), covers: ALL },
+        Case { name: "sign", view: |s| signs(s, SignOutput::Bit, Rounds::Balanced), covers: ALL },
+        Case { name: "relu", view: |s| signs(s, SignOutput::Reduced, Rounds::Fewest), covers: ALL },
+        Case { name: "slopes", view: |s| signs(s, SignOutput::Full, Rounds::Balanced), covers: ALL },
+        Case { name: "relu and sign", view: |s| signs(s, SignOutput::Full, Rounds::Fewest), covers: ALL },
         Case { name: "opened signs", view: |s| opened_signs(s, Rounds::Balanced), covers: ALL },
         Case { name: "opened signs, fewest rounds", view: |s| opened_signs(s, Rounds::Fewest), covers: ALL },
         // The permutations show in what is opened after a shuffle: see `orders`.

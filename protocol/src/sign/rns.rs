@@ -3,19 +3,19 @@
 //! P is zero modulo its own moduli, so the terms with rho, which carry a factor P, are dealt and computed
 //! modulo those of Q only; and r itself is shared modulo P already.
 
-use super::{Combine, Derived, Output, Plain, Row, SignRing};
+use super::{Combine, Derived, MaskForms, Row, SignOutput, SignRing};
 use crate::ring::kernel::{self, Bend, Masked, Wrapped};
 use crate::ring::{Ring, Rns, par};
 use crate::secret::Secret;
 
 impl SignRing for Rns {
-    fn rows(&self, output: Output) -> Vec<Row> {
+    fn rows(&self, output: SignOutput) -> Vec<Row> {
         let (k, all) = (self.k(), self.k() + self.l());
         let rows = |what, planes: std::ops::Range<usize>| planes.map(move |plane| Row { what, plane });
         match output {
-            Output::Bit => rows(Derived::Beta, 0..all).collect(),
-            Output::Reduced => rows(Derived::Beta, 0..k).chain(rows(Derived::BetaMask, 0..k)).collect(),
-            Output::Full => rows(Derived::Beta, 0..all)
+            SignOutput::Bit => rows(Derived::Beta, 0..all).collect(),
+            SignOutput::Reduced => rows(Derived::Beta, 0..k).chain(rows(Derived::BetaMask, 0..k)).collect(),
+            SignOutput::Full => rows(Derived::Beta, 0..all)
                 .chain(rows(Derived::BetaMask, 0..all))
                 .chain(rows(Derived::Mask, k..all))
                 .chain(rows(Derived::Flip, k..all))
@@ -24,7 +24,7 @@ impl SignRing for Rns {
         }
     }
 
-    fn derive(&self, row: Row, plain: &Plain<'_, Self>) -> Secret<u8> {
+    fn derive(&self, row: Row, plain: &MaskForms<'_, Self>) -> Secret<u8> {
         let n = plain.number.len();
         let mask = || {
             if row.plane < self.k() {
@@ -51,7 +51,7 @@ impl SignRing for Rns {
         }
     }
 
-    fn combine(&self, output: Output, v: &Combine<'_, Self>) -> Secret<u8> {
+    fn combine(&self, output: SignOutput, v: &Combine<'_, Self>) -> Secret<u8> {
         let n = v.n;
         let mut out = Secret::zeroed(self.planes(output.range()) * n);
         if n == 0 {
@@ -69,7 +69,7 @@ impl SignRing for Rns {
             let m = self.modulus(plane);
             let first = v.role.is_first();
             let beta = row(Derived::Beta, plane);
-            if output == Output::Bit {
+            if output == SignOutput::Bit {
                 return kernel::unmask_bit(self.isa(), m, first, &c, beta, out);
             }
             let halved = |slope: i64| self.residue(plane, i128::from(slope) * i128::from(self.half(plane)));

@@ -1,6 +1,6 @@
 //! What a sign needs in Z_2^64.
 
-use super::{Combine, Derived, Output, Plain, Row, SignRing};
+use super::{Combine, Derived, MaskForms, Row, SignOutput, SignRing};
 use crate::ring::Z64;
 use crate::secret::Secret;
 
@@ -9,15 +9,15 @@ fn bit(bits: &[u64], i: usize) -> u64 {
 }
 
 impl SignRing for Z64 {
-    fn rows(&self, output: Output) -> Vec<Row> {
+    fn rows(&self, output: SignOutput) -> Vec<Row> {
         let beta = Row { what: Derived::Beta, plane: 0 };
         match output {
-            Output::Bit => vec![beta],
-            Output::Reduced | Output::Full => vec![beta, Row { what: Derived::BetaMask, plane: 0 }],
+            SignOutput::Bit => vec![beta],
+            SignOutput::Reduced | SignOutput::Full => vec![beta, Row { what: Derived::BetaMask, plane: 0 }],
         }
     }
 
-    fn derive(&self, row: Row, plain: &Plain<'_, Self>) -> Secret<u64> {
+    fn derive(&self, row: Row, plain: &MaskForms<'_, Self>) -> Secret<u64> {
         let beta = |i| bit(plain.beta, i);
         match row.what {
             Derived::Beta => (0..plain.r.len()).map(beta).collect::<Vec<_>>().into(),
@@ -28,14 +28,14 @@ impl SignRing for Z64 {
         }
     }
 
-    fn combine(&self, output: Output, v: &Combine<'_, Self>) -> Secret<u64> {
+    fn combine(&self, output: SignOutput, v: &Combine<'_, Self>) -> Secret<u64> {
         let (beta, beta_mask) = v.derived.split_at(v.n);
         let public = u64::from(v.role.is_first());
         let (positive, negative) = (v.slopes.positive as u64, v.slopes.negative as u64);
         (0..v.n)
             .map(|i| {
                 let c = bit(v.c, i);
-                if output == Output::Bit {
+                if output == SignOutput::Bit {
                     return if c == 1 { public.wrapping_sub(beta[i]) } else { beta[i] };
                 }
                 let x = (v.z[i] * public).wrapping_sub(v.r[i]);
