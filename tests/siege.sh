@@ -33,7 +33,7 @@ sleep 2
 ask() { "$bin" --quiet infer --cluster cluster.toml --model net --dir keys-clinic "$data"/brain_mri/no_tumor-image_39.jpg > /dev/null; }
 for _ in 1 2 3 4 5; do ask; done
 held() { for p in "${pids[@]}"; do awk '/VmRSS/ {printf "%d ", $2 / 1024}' /proc/$p/status; done; printf 'MiB, '; du -sb server0/data server1/data helper/data | awk '{printf "%d ", $1}'; echo bytes; }
-for attack in strangers half-open lonely ids uploads; do
+for attack in strangers half-open lonely lonely-0 ids uploads; do
     echo "== $attack for $seconds s"
     echo "before: $(held)"
     "$siege" $attack --cluster cluster.toml --key keys-greedy/client.key --seconds $seconds &

@@ -6,12 +6,13 @@
 //! | attack | who | what |
 //! |---|---|---|
 //! | strangers | made-up keys | connects again and again and keeps what it gets |
-//! | half-open | nobody | first packets of connections that never go on |
+//! | half-open | anybody | handshakes whose first packet is real and that never go on |
 //! | lonely | an enrolled client | requests at server 1 alone, kept |
+//! | lonely-0 | an enrolled client | requests at server 0 alone, kept |
 //! | ids | an enrolled client | requests for an unknown model, each with a fresh id |
 //! | uploads | an enrolled owner | announces models and sends next to nothing |
 
-use std::net::{ToSocketAddrs, UdpSocket};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use sharelens::config::{LinkConfig, PROTOCOL_VERSION};
 use sharelens::control::{Go, Hello, ModelId, Purpose, SessionId, Start, Upload};
 use sharelens::transport::{Connection, ControlStream, Endpoint};
 use sharelens::{Cluster, Identity, Result, Role};
+use tokio::net::UdpSocket;
 
 const WAIT: Duration = Duration::from_secs(5);
 /// Most connections or streams that are kept.
@@ -43,25 +45,37 @@ fn model(name: &str) -> Purpose {
     Purpose::Infer { model: name.into(), version: None, start: Start::Prepared }
 }
 
-/// First packets that look like the start of a connection, each from a socket of its own.
-fn half_open(cluster: &Cluster, until: Instant) -> u64 {
-    let mut tried = 0;
-    let to: Vec<_> = cluster.card(Role::Server0).public.to_socket_addrs().expect("an address").collect();
-    let mut sockets = Vec::new();
+/// Handshakes whose first packet is real and whose answer gets lost: every one from an address of its own.
+async fn half_open(cluster: &Cluster, identity: &Arc<Identity>, until: Instant) -> Result<u64> {
+    let card = cluster.card(Role::Server0);
+    let (mut tried, mut kept) = (0, VecDeque::new());
     while Instant::now() < until {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let mut packet = vec![0u8; 1200];
-        packet[..6].copy_from_slice(&[0xc3, 0, 0, 0, 1, 8]);
-        packet[6..14].copy_from_slice(&SessionId::random().expect("entropy").0[8..16]);
-        let _ = socket.send_to(&packet, to[0]);
-        sockets.push(socket);
-        if sockets.len() > KEPT {
-            sockets.remove(0);
+        let front = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let back = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        back.connect(&card.public).await.expect("the node's address");
+        let address = front.local_addr().expect("bound").to_string();
+        let (endpoint, pin) = (Endpoint::dialing(identity.clone(), &LinkConfig::default())?, card.pin);
+        let half = tokio::spawn(async move {
+            let forward = async {
+                let mut packet = [0; 2048];
+                while let Ok(n) = front.recv(&mut packet).await {
+                    let _ = back.send(&packet[..n]).await;
+                }
+            };
+            tokio::select! {
+                () = forward => {}
+                _ = endpoint.connect("the node", &address, pin, Duration::from_secs(30)) => {}
+            }
+        });
+        kept.push_back(half);
+        if kept.len() > KEPT {
+            kept.pop_front().expect("many").abort();
         }
         tried += 1;
-        std::thread::sleep(Duration::from_millis(2));
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    tried
+    kept.iter().for_each(tokio::task::JoinHandle::abort);
+    Ok(tried)
 }
 
 async fn attack(name: &str, cluster: &Cluster, identity: &Arc<Identity>, until: Instant) -> Result<[u64; 2]> {
@@ -77,8 +91,9 @@ async fn attack(name: &str, cluster: &Cluster, identity: &Arc<Identity>, until: 
                     connections.push(kept);
                 }
             }
-            "lonely" => {
-                if let Ok(kept) = connect(cluster, Role::Server1, identity).await {
+            "lonely" | "lonely-0" => {
+                let role = if name == "lonely" { Role::Server1 } else { Role::Server0 };
+                if let Ok(kept) = connect(cluster, role, identity).await {
                     if let Ok(stream) = ask(cluster, &kept.1, model("net")).await {
                         got += 1;
                         streams.push(stream);
@@ -123,7 +138,7 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().collect();
     let value = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
     let name = args.get(1).cloned().unwrap_or_default();
-    let known = ["strangers", "half-open", "lonely", "ids", "uploads"];
+    let known = ["strangers", "half-open", "lonely", "lonely-0", "ids", "uploads"];
     assert!(known.contains(&name.as_str()), "the attack is one of {known:?}");
     let seconds: u64 = value("--seconds").and_then(|s| s.parse().ok()).unwrap_or(60);
     let cluster = Cluster::load(&PathBuf::from(value("--cluster").unwrap_or_else(|| "cluster.toml".into())))?;
@@ -136,11 +151,12 @@ fn main() -> Result<()> {
         None => Identity::generate()?,
     });
     let until = Instant::now() + Duration::from_secs(seconds);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     if name == "half-open" {
-        println!("{} first packets in {seconds} s", half_open(&cluster, until));
+        let tried = runtime.block_on(half_open(&cluster, &identity, until))?;
+        println!("{tried} handshakes left half open in {seconds} s");
         return Ok(());
     }
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let [tried, got] = runtime.block_on(attack(&name, &cluster, &identity, until))?;
     println!("{tried} tries in {seconds} s, {got} got further than they should or wait");
     Ok(())

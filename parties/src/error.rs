@@ -73,9 +73,14 @@ pub enum Error {
         /// How far it may be.
         allowed: u64,
     },
-    /// All session slots are taken.
-    #[error("all {0} sessions are in use: try again later")]
-    Busy(usize),
+    /// All places of a kind are taken.
+    #[error("all {most} {what} are in use: try again later")]
+    Busy {
+        /// Places for what.
+        what: &'static str,
+        /// How many there are.
+        most: usize,
+    },
     /// The node is shutting down.
     #[error("{0} is shutting down and takes no new session")]
     Draining(String),
@@ -197,7 +202,7 @@ impl Code {
         (Self::Version, "a different protocol version"),
         (Self::NotAllowed, "a key without permission"),
         (Self::Replay, "a replayed session"),
-        (Self::Busy, "no free session"),
+        (Self::Busy, "no free place"),
         (Self::Draining, "shutting down"),
         (Self::UnknownModel, "an unknown model"),
         (Self::ModelExists, "a model that exists already"),
@@ -240,7 +245,7 @@ impl Error {
             Self::Version { .. } => Code::Version,
             Self::NotAllowed { .. } => Code::NotAllowed,
             Self::Replay(_) | Self::Clock { .. } => Code::Replay,
-            Self::Busy(_) => Code::Busy,
+            Self::Busy { .. } => Code::Busy,
             Self::Draining(_) => Code::Draining,
             Self::UnknownModel(_) => Code::UnknownModel,
             Self::ModelExists { .. } => Code::ModelExists,
@@ -298,7 +303,8 @@ mod tests {
             assert!(e.to_string().contains("/srv"), "the log says which file");
             assert!(!e.for_peer().contains("srv"), "{}", e.for_peer());
         }
-        assert_eq!(Error::Busy(3).for_peer(), Error::Busy(3).to_string());
+        let busy = Error::Busy { what: "sessions", most: 3 };
+        assert_eq!(busy.for_peer(), busy.to_string());
     }
 
     #[test]

@@ -33,6 +33,9 @@ use models::Catalogue;
 use peers::Peers;
 use sessions::{Active, Rendezvous};
 
+/// How soon a connection of a key that was struck off is closed.
+const REVOKED_AFTER: Duration = Duration::from_millis(500);
+
 /// A started node.
 pub struct Node<R: Runner> {
     inner: Arc<Inner<R>>,
@@ -213,10 +216,21 @@ async fn serve<R: Runner>(inner: Arc<Inner<R>>, connection: Connection) {
         }
     };
     let mut streams = JoinSet::new();
+    let mut enrolled = tokio::time::interval(REVOKED_AFTER);
     loop {
         let stream = tokio::select! {
             stream = connection.accept(inner.config.limits.message_timeout()) => stream,
             Some(_) = streams.join_next() => continue,
+            // Also in the middle of a session: its streams end with the connection.
+            _ = enrolled.tick(), if peer.is_none() => {
+                if inner.enrolment.knows(connection.pin()) {
+                    continue;
+                }
+                let e = Error::NotAllowed { pin: connection.pin(), action: "stay connected".into() };
+                tracing::info!(peer = connection.peer(), "{e}");
+                connection.close(e.code(), &e.for_peer());
+                break;
+            }
         };
         let Ok(stream) = stream else { break };
         streams.spawn(dispatch(inner.clone(), connection.clone(), peer, stream));

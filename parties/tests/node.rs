@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use sharelens::client::{Client, Inference, Patience, Progress, SharedImage};
 use sharelens::config::{Allowed, Card, Cluster, LinkConfig, NodeConfig, PROTOCOL_VERSION};
 use sharelens::control::{Accepted, Go, Hello, ModelId, Purpose, SessionId, Start, Work};
+use sharelens::enrolment::{Enrolled, Right};
 use sharelens::identity::random;
 use sharelens::transport::Endpoint;
 use sharelens::{Code, Error, Identity, Node, Pin, Result, Role};
@@ -552,6 +553,53 @@ async fn a_request_at_one_server_alone_holds_no_place() {
         }
         check(&infer(&ready, "toy").await.unwrap());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_at_server_1_alone_does_not_hold_up_a_shutdown() {
+    let client = Arc::new(Identity::generate().unwrap());
+    let mut nodes = closed(&client, |c| c.limits.session_timeout_s = 60).await;
+    nodes.share_as(&client, "toy", 1, "toy:100").await.unwrap();
+    let mut stream = lonely(&nodes, &client, Role::Server1, "toy").await;
+    stream.recv::<Accepted>().await.unwrap();
+    let server1 = nodes.nodes[Role::Server1 as usize].take().unwrap();
+    let (ended, drained) =
+        tokio::join!(stream.recv::<Go>(), tokio::time::timeout(Duration::from_secs(10), server1.drain()));
+    drained.expect("not until the session's limit");
+    assert_eq!(ended.unwrap_err().code(), Code::Draining);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_struck_off_loses_its_connections_and_sessions() {
+    let (gone, stays) = (Arc::new(Identity::generate().unwrap()), Arc::new(Identity::generate().unwrap()));
+    let nodes = closed(&stays, |_| {}).await;
+    let enrol = |keys: &[&Arc<Identity>]| {
+        let mut enrolled = Enrolled::default();
+        for (i, key) in keys.iter().enumerate() {
+            enrolled.allow(&format!("key {i}"), key.pin(), Right::Client);
+        }
+        for role in Role::ALL {
+            let config = NodeConfig::load(&nodes.home(role).join("node.toml")).unwrap();
+            enrolled.save(&config.enrolled_file()).unwrap();
+        }
+    };
+    // Long enough to be in the middle of it.
+    nodes.share_as(&stays, "toy", 1, "toy:10:3000").await.unwrap();
+    enrol(&[&gone]);
+    let (client, other) = (nodes.client_as(gone.clone()).await, nodes.client_as(stays.clone()).await);
+    let strike = async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        enrol(&[]);
+        Instant::now()
+    };
+    let (outcome, untouched, struck) =
+        tokio::join!(async { (infer(&client, "toy").await, Instant::now()) }, infer(&other, "toy"), strike);
+    let (outcome, ended) = outcome;
+    let e = outcome.err().expect("its session ends");
+    assert_eq!(e.code(), Code::NotAllowed, "{e}");
+    assert!(ended - struck < Duration::from_secs(2), "at once, and not when it is done");
+    check(&untouched.unwrap());
+    assert_eq!(infer(&client, "toy").await.err().unwrap().code(), Code::NotAllowed);
 }
 
 #[tokio::test(flavor = "multi_thread")]

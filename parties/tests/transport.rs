@@ -237,7 +237,7 @@ async fn bad_control_messages_are_named() {
 async fn refusals_and_resets_reach_the_peer() {
     let pair = pair().await;
     let (mut a, b) = streams(&pair).await;
-    b.refuse(&Error::Busy(4)).await;
+    b.refuse(&Error::Busy { what: "sessions", most: 4 }).await;
     let e = a.recv::<Go>().await.unwrap_err();
     assert!(
         matches!(&e, Error::Refused { code: Code::Busy, text, .. } if text.contains("all 4 sessions")),
@@ -455,10 +455,10 @@ async fn the_end_of_a_session_wakes_its_channels() {
     let mut b = channel(b);
     let waiting = tokio::spawn(async move { a.recv(AT, 1).await });
     tokio::time::sleep(Duration::from_millis(50)).await;
-    ended.end(Error::Busy(1));
-    ended.end(Error::Busy(2));
+    ended.end(Error::Busy { what: "sessions", most: 1 });
+    ended.end(Error::Busy { what: "sessions", most: 2 });
     let e = waiting.await.unwrap().unwrap_err();
     assert!(matches!(&e, ProtocolError::Ended(reason) if reason.contains("all 1 sessions")), "{e}");
     let e = b.recv(AT, 1).await.unwrap_err();
-    assert!(matches!(&e, ProtocolError::Link { reason, .. } if reason.contains("no free session")), "{e}");
+    assert!(matches!(&e, ProtocolError::Link { reason, .. } if reason.contains("no free place")), "{e}");
 }

@@ -114,7 +114,9 @@ impl Admission {
     /// # Errors
     /// [`Error::Busy`] if all are taken, or this key has its share of them.
     pub fn connection(&self, pin: Pin) -> Result<OfKey> {
-        self.of_key(pin, &self.connections, self.limits.connections_per_key, |held| &mut held.connections)
+        let per_key = (self.limits.connections_per_key, "connections of one key");
+        let all = (&self.connections, self.limits.client_connections, "connections of clients");
+        self.of_key(pin, all, per_key, |held| &mut held.connections)
     }
 
     /// A place for an upload of a model: one for each key.
@@ -122,23 +124,24 @@ impl Admission {
     /// # Errors
     /// [`Error::Busy`] if all are taken, or this key has one.
     pub fn upload(&self, pin: Pin) -> Result<OfKey> {
-        self.of_key(pin, &self.uploads, 1, |held| &mut held.uploads)
+        let all = (&self.uploads, self.limits.uploads, "uploads");
+        self.of_key(pin, all, (1, "uploads of one key"), |held| &mut held.uploads)
     }
 
     fn of_key(
         &self,
         pin: Pin,
-        places: &Arc<Semaphore>,
-        most: usize,
+        (places, all, what): (&Arc<Semaphore>, usize, &'static str),
+        (most, of_key): (usize, &'static str),
         part: fn(&mut Held) -> &mut usize,
     ) -> Result<OfKey> {
-        let mut all = lock(&self.of_key);
-        let held = all.get(&pin).copied().unwrap_or_default();
+        let mut keys = lock(&self.of_key);
+        let held = keys.get(&pin).copied().unwrap_or_default();
         if *part(&mut held.clone()) >= most {
-            return Err(Error::Busy(most));
+            return Err(Error::Busy { what: of_key, most });
         }
-        let permit = places.clone().try_acquire_owned().map_err(|_| Error::Busy(most))?;
-        *part(all.entry(pin).or_default()) += 1;
+        let permit = places.clone().try_acquire_owned().map_err(|_| Error::Busy { what, most: all })?;
+        *part(keys.entry(pin).or_default()) += 1;
         Ok(OfKey { all: self.of_key.clone(), pin, part, _permit: permit })
     }
 
@@ -147,7 +150,8 @@ impl Admission {
     /// # Errors
     /// [`Error::Busy`].
     pub fn session(&self) -> Result<OwnedSemaphorePermit> {
-        self.sessions.clone().try_acquire_owned().map_err(|_| Error::Busy(self.limits.sessions))
+        let most = self.limits.sessions;
+        self.sessions.clone().try_acquire_owned().map_err(|_| Error::Busy { what: "sessions", most })
     }
 }
 
@@ -165,9 +169,13 @@ mod tests {
             Limits { client_connections: 5, connections_per_key: 3, uploads: 2, ..Limits::default() };
         let admission = Admission::new(&limits);
         let first: Vec<OfKey> = (0..3).map(|_| admission.connection(pin(1)).unwrap()).collect();
-        assert!(matches!(admission.connection(pin(1)), Err(Error::Busy(3))));
+        assert!(matches!(
+            admission.connection(pin(1)),
+            Err(Error::Busy { what: "connections of one key", most: 3 })
+        ));
         let other: Vec<OfKey> = (0..2).map(|_| admission.connection(pin(2)).unwrap()).collect();
-        assert!(admission.connection(pin(3)).is_err(), "all are taken");
+        let full = admission.connection(pin(3)).err().unwrap().to_string();
+        assert!(full.contains("all 5 connections of clients"), "{full}");
         drop(first);
         let again = admission.connection(pin(1)).unwrap();
         let upload = admission.upload(pin(1)).unwrap();

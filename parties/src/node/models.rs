@@ -69,6 +69,8 @@ impl<R: Runner> Inner<R> {
             return Ok(known.clone());
         }
         let inner = self.clone();
+        // One at a time, as for uploads: planning takes memory and a core.
+        let _turn = self.checking.acquire().await.map_err(|e| Error::Internal(e.to_string()))?;
         let known = blocking(move || {
             let stored = inner.storage.load(&id)?;
             let known = Arc::new(Known::check(&*inner.runner, id.clone(), stored.manifest)?);

@@ -339,7 +339,12 @@ impl<R: Runner> Links<R> {
     ) -> Result<(tokio::sync::OwnedSemaphorePermit, ControlStream, loads::Epoch, Arc<R::Weights>)> {
         let wait: Duration = inner.config.limits.session_timeout();
         let arrival = inner.arrivals.take((Kind::Online, session), "server 0", "stream of the session", wait);
-        let (mut stream, work) = arrival.await?;
+        let mut draining = inner.draining.subscribe();
+        let (mut stream, work) = tokio::select! {
+            arrival = arrival => arrival?,
+            // A shutdown waits for what runs, not for a request that server 0 may never get.
+            _ = draining.wait_for(|draining| *draining) => return Err(Error::Draining(inner.name())),
+        };
         let weights = match known.check_work("server 0", &work) {
             Ok(()) => inner.loads.weights(&known.id, &work.epoch),
             Err(e) => Err(e),

@@ -79,7 +79,15 @@ impl<M: Meeting> Rendezvous<M> {
                     slots.insert(key, other);
                     return Err((item, Error::Replay("with two streams".into())));
                 }
-                None if slots.len() >= self.limit => return Err((item, Error::Busy(self.limit))),
+                None if slots.len() >= self.limit => {
+                    return Err((
+                        item,
+                        Error::Busy {
+                            what: "places to wait for the other side of a session",
+                            most: self.limit,
+                        },
+                    ));
+                }
                 None => {
                     let (tx, taken) = oneshot::channel();
                     slots.insert(key.clone(), Slot::Offered(Box::new(item), tx));
@@ -117,7 +125,12 @@ impl<M: Meeting> Rendezvous<M> {
                     slots.insert(key, other);
                     return Err(Error::Replay("with two requests".into()));
                 }
-                None if slots.len() >= self.limit => return Err(Error::Busy(self.limit)),
+                None if slots.len() >= self.limit => {
+                    return Err(Error::Busy {
+                        what: "places to wait for the other side of a session",
+                        most: self.limit,
+                    });
+                }
                 None => {
                     let (tx, item) = oneshot::channel();
                     slots.insert(key.clone(), Slot::Wanted(tx));
@@ -245,7 +258,7 @@ mod tests {
         let (first, (twice, more, got)) = tokio::join!(meet.offer(1, 10, LONG), second);
         assert!(first.is_ok());
         assert!(matches!(twice, Err((11, Error::Replay(_)))));
-        assert!(matches!(more, Err(Error::Busy(1))));
+        assert!(matches!(more, Err(Error::Busy { most: 1, .. })));
         assert_eq!(got.unwrap(), 10);
     }
 

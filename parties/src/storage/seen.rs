@@ -5,6 +5,10 @@
 //! remembers it in the file of its epoch of [`EPOCH`] seconds, synced before the id is used. Ids of an epoch more than two
 //! before the newest one seen are refused, and the files of such epochs are removed: whatever a node has forgotten it no longer
 //! takes, also if its clock is set back. An epoch holds at most [`MOST`] ids.
+//!
+//! A clock that was far ahead when an id came leaves an epoch of the future behind, and with the right time every id is then too
+//! old to tell. The error says so, and names the remedy: who knows that no session of the last twenty minutes can come again
+//! removes the file of that epoch and starts the node anew.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, OpenOptions};
@@ -68,6 +72,11 @@ impl Seen {
         }
         let newest = self.epochs.keys().next_back().copied().unwrap_or(epoch);
         if epoch + KEPT < newest {
+            if newest > now / EPOCH + 1 {
+                let reason = "is of the future: the clock of this node was ahead. If no session of the last twenty minutes \
+                              can come again, remove the file and start the node anew";
+                return Err(Error::storage(&path(&self.dir, newest), reason));
+            }
             return Err(Error::Replay(id.to_string()));
         }
         if !self.epochs.contains_key(&epoch) {
@@ -78,7 +87,7 @@ impl Seen {
         let file = path(&self.dir, epoch);
         let held = self.epochs.get_mut(&epoch).ok_or_else(|| Error::Replay(id.to_string()))?;
         if held.ids.len() >= MOST {
-            return Err(Error::Busy(MOST));
+            return Err(Error::Busy { what: "ids of sessions of these twenty minutes", most: MOST });
         }
         if held.broken {
             return Err(Error::storage(&file, "could not be written before: start the node again"));
@@ -175,9 +184,18 @@ mod tests {
         }
         assert!(fs::read_dir(dir.path()).unwrap().count() <= KEPT as usize + 1, "old epochs are removed");
         // A clock that is set back does not bring back what was forgotten.
-        assert!(is_replay(seen.note(id(NOW, 1), NOW)));
+        let refused = |seen: &mut Seen| {
+            let e = seen.note(id(NOW, 1), NOW).unwrap_err().to_string();
+            assert!(e.contains("is of the future") && e.contains(".seen"), "{e}");
+        };
+        refused(&mut seen);
         let mut seen = Seen::open(dir.path()).unwrap();
-        assert!(is_replay(seen.note(id(NOW, 1), NOW)));
+        refused(&mut seen);
+        // The remedy that the error names.
+        for file in fs::read_dir(dir.path()).unwrap() {
+            fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        Seen::open(dir.path()).unwrap().note(id(NOW, 1), NOW).unwrap();
     }
 
     #[test]
@@ -206,6 +224,6 @@ mod tests {
             id[..8].copy_from_slice(&i.to_be_bytes());
             id
         }));
-        assert!(matches!(seen.note(id(NOW, 2), NOW), Err(Error::Busy(MOST))));
+        assert!(matches!(seen.note(id(NOW, 2), NOW), Err(Error::Busy { most: MOST, .. })));
     }
 }
