@@ -1,5 +1,7 @@
 //! What `config.json` beside a model says: the task, the classes, and how pictures become inputs.
 
+mod keys;
+
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -107,6 +109,7 @@ struct FilePreprocess {
     resize: Option<String>,
     input_size: Option<[usize; 2]>,
     block_mean: Option<usize>,
+    source_size: Option<[usize; 2]>,
     scale: Option<f64>,
     mean: Option<Vec<f64>>,
     std: Option<Vec<f64>>,
@@ -120,6 +123,9 @@ impl Config {
     /// If it is not understood or contradicts the graph.
     pub fn parse(text: &str, graph: &Graph) -> Result<Self> {
         let bad = |why: String| Error::Config(why);
+        // Editors of some systems put a byte order mark in front.
+        let text = text.trim_start_matches('\u{feff}');
+        keys::check(text)?;
         let file: File = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
         let task = match file.task.as_deref() {
             None | Some("classification") => Task::Classification,
@@ -133,6 +139,14 @@ impl Config {
         let default = Preprocess::for_input(&graph.input_shape);
         let preprocess = match (file.preprocess, default) {
             (Some(p), Some(default)) => Some(p.complete(default)?),
+            (Some(_), None) if matches!(graph.input_shape[..], [_, _, 1 | 3, _]) => {
+                let [n, h, w, c] = graph.input_shape[..] else { unreachable!("of four axes") };
+                return Err(bad(format!(
+                    "preprocess is for pictures, and the input has shape {:?}: if its last axis are colours, export \
+                     with channels first, or put a Transpose in front",
+                    [n, c, h, w]
+                )));
+            }
             // A graph that is one part of a model need not take pictures.
             (_, default) => default,
         };
@@ -214,6 +228,15 @@ impl Config {
 }
 
 impl Preprocess {
+    /// The smallest and largest number of each channel: black and white, in whichever order.
+    pub fn range(&self) -> Vec<(f64, f64)> {
+        let of = |(mean, std): (&f64, &f64)| {
+            let (a, b) = ((0.0 - mean) / std, (255.0 * self.scale - mean) / std);
+            (a.min(b), a.max(b))
+        };
+        self.mean.iter().zip(&self.std).map(of).collect()
+    }
+
     /// Plain 0..1 numbers for a picture-like input.
     pub fn for_input(shape: &[usize]) -> Option<Self> {
         let &[1, h, w, c] = shape else { return None };
@@ -271,9 +294,17 @@ impl FilePreprocess {
             (None, Some(s)) if s.starts_with("triangle") => Resize::Triangle,
             (None, Some(other)) => return Err(Error::Config(format!("resize {other:?} is not known"))),
         };
+        let size = self.input_size.unwrap_or(default.size);
+        if let (Resize::BlockMean(b), Some(source)) = (&resize, self.source_size)
+            && size.map(|d| d.checked_mul(*b)) != source.map(Some)
+        {
+            return Err(Error::Config(format!(
+                "preprocess.source_size is {source:?}, which is not input_size times block_mean"
+            )));
+        }
         Ok(Preprocess {
             channels,
-            size: self.input_size.unwrap_or(default.size),
+            size,
             resize,
             scale: self.scale.unwrap_or(default.scale),
             mean: self.mean.unwrap_or(default.mean),

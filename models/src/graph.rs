@@ -7,6 +7,7 @@ use sharelens_protocol::ring::kernel::Conv;
 use crate::arrange::Arrange;
 use crate::detect::Stage;
 use crate::error::{Error, Result};
+use crate::finish::Finish;
 
 /// Elements that one value or weight may have.
 pub const MAX_ELEMENTS: usize = 1 << 27;
@@ -62,17 +63,7 @@ pub struct Output {
     /// Shape under which the original network yields it (`[n, c, h, w]` for feature maps).
     pub original_shape: Vec<usize>,
     /// What the client applies to it, having opened it.
-    pub activation: Option<FinalActivation>,
-}
-
-/// A function that ends the network and is left to the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FinalActivation {
-    /// Softmax over the classes.
-    Softmax,
-    /// The logistic function.
-    Sigmoid,
+    pub finish: Option<Finish>,
 }
 
 /// Secret weights of a linear map. Their numbers travel apart from the structure.
@@ -293,6 +284,9 @@ impl Graph {
             }
             if elements(&output.original_shape) != Some(self.len(output.value)) {
                 return fail(&output.name, "its original shape has another size".into());
+            }
+            if output.finish.as_ref().is_some_and(|f| !f.fits(self.len(output.value))) {
+                return fail(&output.name, "its last function does not fit its size".into());
             }
         }
         Ok(())

@@ -6,11 +6,21 @@ use sharelens_ops::plain::{Bounds, Weights};
 use sharelens_protocol::ring::Range;
 use sharelens_protocol::ring::kernel::Conv;
 
+use crate::arrange::Arrange;
 use crate::detect;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Parameters};
 use crate::program::{Instruction, Layer, Program, Register};
 use crate::scales::{IntegerSum, Scales};
+
+/// A layer of at most so many elements is watched as a whole.
+const WATCHED_WHOLE: usize = 2048;
+/// Of a larger one at least so many,
+const WATCHED_LEAST: usize = 1024;
+/// and one of so many.
+const WATCHED_SHARE: usize = 128;
+/// Layers watched, as many as one instruction reads.
+const MOST_WATCHED: usize = 1 << 10;
 
 /// The program of a network at these scales, and its secret weights by index, still real.
 ///
@@ -22,6 +32,7 @@ pub fn lower(
     scales: &Scales,
     bounds: &Bounds,
     (peaks, margin): (&[f64], f64),
+    proved: &[bool],
 ) -> Result<(Program, Vec<Parameters>)> {
     let mut l = Lowering {
         graph,
@@ -37,11 +48,15 @@ pub fn lower(
         let register = l.node(i, bounds)?;
         l.native.push(register);
     }
+    let outputs: Vec<Register> = graph.outputs.iter().map(|o| l.native[o.value]).collect();
+    let certain: Vec<Register> = (0..proved.len()).filter(|&v| proved[v]).map(|v| l.native[v]).collect();
+    let watched = l.watch(bounds, &[outputs.as_slice(), &certain].concat());
     let program = Program {
         input_shape: graph.input_shape.clone(),
         input_scale: scales.scale[0],
         bounds: *bounds,
-        outputs: graph.outputs.iter().map(|o| l.native[o.value]).collect(),
+        outputs,
+        watched,
         layers: l.layers,
     };
     Ok((program, l.weights))
@@ -91,6 +106,68 @@ impl Lowering<'_> {
     fn weight(&mut self, parameters: Parameters) -> u32 {
         self.weights.push(parameters);
         self.weights.len() as u32 - 1
+    }
+
+    /// Looks at a sample of all that a picture may drive out of its range, and counts what is outside. `known` need no
+    /// sample: outputs, which the client sees whole, and what is in range for any picture.
+    fn watch(&mut self, bounds: &Bounds, known: &[Register]) -> Option<Register> {
+        let mut bent = vec![false; self.layers.len() + 1];
+        for layer in &self.layers {
+            if matches!(
+                layer.op,
+                Instruction::Relu
+                    | Instruction::Clip { .. }
+                    | Instruction::LeakyRelu { .. }
+                    | Instruction::Halves
+                    | Instruction::MaxPool(_)
+                    | Instruction::Lift
+            ) {
+                layer.inputs.iter().for_each(|&r| bent[r as usize] = true);
+            }
+        }
+        let computed = |layer: &Layer| {
+            matches!(
+                layer.op,
+                Instruction::Linear { .. }
+                    | Instruction::Product { .. }
+                    | Instruction::Requantise { .. }
+                    | Instruction::Weighted { .. }
+                    | Instruction::LeakyRelu { .. }
+                    | Instruction::Arrange(Arrange::Add | Arrange::Sub)
+            )
+        };
+        let registers = (1..=self.layers.len() as Register).filter(|r| {
+            let layer = &self.layers[*r as usize - 1];
+            let small = layer.range == Range::Reduced || bent[*r as usize];
+            computed(layer) && small && !known.contains(r)
+        });
+        let mut samples = Vec::new();
+        for register in registers.take(MOST_WATCHED).collect::<Vec<_>>() {
+            let Layer { name, shape, scale, .. } = &self.layers[register as usize - 1];
+            let n: usize = shape.iter().product();
+            let most = usize::try_from(bounds.lift / 2).unwrap_or(usize::MAX);
+            let wanted = if n <= WATCHED_WHOLE { n } else { WATCHED_LEAST.max(n / WATCHED_SHARE) };
+            let stride = n.div_ceil(wanted.min(most).max(1));
+            let layer = Layer {
+                name: format!("{name} (sample)"),
+                op: Instruction::Sample { stride },
+                inputs: vec![register],
+                shape: vec![n.div_ceil(stride)],
+                range: Range::Reduced,
+                scale: *scale,
+            };
+            samples.push(self.push(layer));
+        }
+        (!samples.is_empty()).then(|| {
+            self.push(Layer {
+                name: "range check".into(),
+                op: Instruction::Outside,
+                shape: vec![samples.len()],
+                inputs: samples,
+                range: Range::Full,
+                scale: 1.0,
+            })
+        })
     }
 
     fn node(&mut self, i: usize, bounds: &Bounds) -> Result<Register> {

@@ -8,14 +8,14 @@ use sharelens_protocol::ring::Range;
 use crate::arithmetic::Arithmetic;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::finish::Finish;
 use crate::graph::{
-    FinalActivation, MAX_ELEMENTS, MAX_MACS, MAX_MOVES, MAX_NODES, MAX_ROWS, conv_fits, elements, pool_fits,
-    pool_moves,
+    MAX_ELEMENTS, MAX_MACS, MAX_MOVES, MAX_NODES, MAX_ROWS, conv_fits, elements, pool_fits, pool_moves,
 };
 use crate::program::{Instruction, Kind, Layer, Program};
 
 /// Version of the format.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Shapes, scales, moduli, preprocessing, names: all that servers, helper and client agree on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,9 +42,11 @@ pub struct OutputInfo {
     /// Its shape, `[n, c, h, w]` for feature maps.
     pub shape: Vec<usize>,
     /// What the client applies to it.
-    pub activation: Option<FinalActivation>,
+    pub finish: Option<Finish>,
     /// Scales of the last axis, where its entries have scales of their own.
     pub columns: Vec<f64>,
+    /// Whether its numbers are in range for any picture, as the model's owner says; otherwise the client looks.
+    pub proved: bool,
 }
 
 impl OutputInfo {
@@ -52,6 +54,16 @@ impl OutputInfo {
     pub fn real(&self, integers: &[i64], scale: f64) -> Vec<f64> {
         let scales: &[f64] = if self.columns.is_empty() { &[scale] } else { &self.columns };
         integers.iter().zip(scales.iter().cycle()).map(|(&v, scale)| v as f64 / scale).collect()
+    }
+
+    /// What the network yields, from its numbers before the last function: shape and values.
+    pub fn finished(&self, values: &[f64]) -> (Vec<usize>, Vec<f64>) {
+        match &self.finish {
+            None => (self.shape.clone(), values.to_vec()),
+            Some(finish) => {
+                (finish.shape.clone().unwrap_or_else(|| self.shape.clone()), finish.apply(values))
+            }
+        }
     }
 
     /// Numbers from storage order (`[n, h, w, c]`) to the original one.
@@ -66,7 +78,7 @@ impl OutputInfo {
 }
 
 impl Manifest {
-    /// Output `index` from opened integers: real numbers in the original order, before the final activation.
+    /// Output `index` from opened integers: real numbers in the original order, before the last function.
     ///
     /// # Errors
     ///
@@ -111,7 +123,7 @@ impl Manifest {
         self.config.validate(&p.input_shape).map_err(|e| Error::Manifest(e.to_string()))?;
         // Before anything else is computed from it: a few bytes can ask for days of work.
         let sum = |cost: fn(&Layer) -> u64| p.layers.iter().fold(0, |a: u64, l| a.saturating_add(cost(l)));
-        let moves = p.outputs.iter().fold(sum(moves), |a, &r| {
+        let moves = p.results().fold(sum(moves), |a, r| {
             let shape = p.layers.get((r as usize).wrapping_sub(1)).map_or(&p.input_shape, |l| &l.shape);
             a.saturating_add(product(shape))
         });
@@ -145,9 +157,18 @@ impl Manifest {
         if p.outputs.is_empty() || p.outputs.len() != self.outputs.len() || p.outputs.len() > 64 {
             return bad(format!("{} outputs with {} names", p.outputs.len(), self.outputs.len()));
         }
+        if let Some(r) = p.watched {
+            let counts = p.layers.get((r as usize).wrapping_sub(1)).map(|l| &l.op);
+            if counts != Some(&Instruction::Outside) {
+                return bad("what is watched is no count".into());
+            }
+        }
         for (&register, info) in p.outputs.iter().zip(&self.outputs) {
             if register as usize > p.layers.len() || elements(&info.shape) != elements(p.shape(register)) {
                 return bad(format!("output {} does not fit its register", info.name));
+            }
+            if info.finish.as_ref().is_some_and(|f| !f.fits(info.shape.iter().product())) {
+                return bad(format!("the last function of output {} does not fit its size", info.name));
             }
             let columns = &info.columns;
             if !columns.is_empty()
@@ -187,6 +208,7 @@ fn moves(layer: &Layer) -> u64 {
             out.saturating_mul(count(&sum.rows)).saturating_add(wide.saturating_mul(count(&sum.columns)))
         }
         Instruction::Detect { stage, .. } => stage.moves().saturating_add(out),
+        // Its inputs were counted where they were made; sums by halves move twice as many again.
         _ => out,
     }
 }
@@ -231,6 +253,7 @@ fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
     let arity = match layer.op {
         Instruction::Arrange(ref a) => a.arity().unwrap_or(layer.inputs.len()),
         Instruction::Detect { ref stage, .. } => stage.kind().arity(),
+        Instruction::Outside => layer.inputs.len(),
         _ => 1,
     };
     ensure(layer.inputs.len() == arity, "it reads too few or too many registers")?;
@@ -301,6 +324,18 @@ fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
         Instruction::Arrange(arrange) => {
             ensure(layer.range == Range::Reduced || full, "an input is not in the larger domain")?;
             arrange.check(&shapes, out)
+        }
+        &Instruction::Sample { stride } => {
+            yields(Range::Reduced)?;
+            ensure(stride > 0 && out == [len(x).div_ceil(stride)], "its shapes do not match")
+        }
+        Instruction::Outside => {
+            yields(Range::Full)?;
+            ensure(out == [layer.inputs.len()], "its shapes do not match")?;
+            let all = shapes.iter().try_fold(0usize, |a, s| a.checked_add(len(s)));
+            ensure(all.is_some_and(|n| elements(&[n]).is_some()), "it looks at too many elements")?;
+            let most = shapes.iter().map(|s| len(s)).max().unwrap_or(0);
+            ensure(i64::try_from(most).is_ok_and(|n| n < p.bounds.lift), "its counts leave their range")
         }
         Instruction::Detect { stage, limits } => {
             yields(stage.kind().yields().range())?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::config::{Config, Task};
 use crate::detect;
 use crate::error::{Error, Result};
+use crate::finish::Function;
 use crate::graph::{Graph, Op};
 use crate::image::Picture;
 use crate::onnx;
@@ -40,7 +41,27 @@ impl Model {
             None if beside.exists() => Config::load(&beside, &graph)?,
             None => Config::guess(&graph),
         };
-        Ok(Self { graph, config })
+        Self { graph, config }.named()
+    }
+
+    /// Checks that there are as many names as classes.
+    fn named(self) -> Result<Self> {
+        let (names, output) = (self.config.classes.len(), &self.graph.outputs[0]);
+        let sigmoid = output.finish.as_ref().is_some_and(|f| f.function == Function::Sigmoid);
+        let classes = match self.config.task {
+            // Of one picture of a batch.
+            Task::Classification => output.original_shape.iter().skip(1).product(),
+            Task::Segmentation => output.original_shape.get(1).copied().unwrap_or(1),
+            _ => return Ok(self),
+        };
+        // One number may tell two classes apart.
+        let binary = classes == 1 && names == 2 && (sigmoid || self.config.task == Task::Segmentation);
+        if names != 0 && names != classes && !binary {
+            return Err(Error::Config(format!(
+                "classes has {names} names, and the network tells {classes} classes apart"
+            )));
+        }
+        Ok(self)
     }
 
     /// From the bytes of both files.
@@ -54,7 +75,7 @@ impl Model {
             Some(text) => Config::parse(text, &graph)?,
             None => Config::guess(&graph),
         };
-        Ok(Self { graph, config })
+        Self { graph, config }.named()
     }
 
     /// A two-stage detector: `rpn` yields features, logits and deltas, `head` takes the features of proposals and
@@ -67,6 +88,14 @@ impl Model {
         let (first, head) = (onnx::import(rpn)?, onnx::import(head)?);
         let mut parsed = Config::parse(config, &first)?;
         let settings = detect::Settings::parse(config)?;
+        let classes = head.outputs.iter().map(|o| head.len(o.value)).min().unwrap_or(0)
+            / head.input_shape.first().copied().unwrap_or(1).max(1);
+        let names = parsed.classes.len();
+        if names != 0 && names != classes {
+            return Err(Error::Config(format!(
+                "classes has {names} names, the background among them, and the box head tells {classes} classes apart"
+            )));
+        }
         let graph = detect::compose::compose(first, &head, &settings)?;
         parsed.task = Task::Detection;
         parsed.detection = Some(settings);

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use prost::Message;
 
 use crate::error::{Error, Result, Unsupported};
-use crate::graph::{FinalActivation, Graph, MAX_NODES, Node, Op, Output, ValueId, elements};
+use crate::finish::{Finish, Function};
+use crate::graph::{Graph, MAX_NODES, Node, Op, Output, ValueId, elements};
 
 mod attributes;
 mod linear;
@@ -37,6 +38,7 @@ const MAX_REASON: usize = 300;
 /// Operators that import knows.
 pub const OPERATORS: &[&str] = &[
     "Add",
+    "ArgMax",
     "AveragePool",
     "BatchNormalization",
     "Cast",
@@ -54,6 +56,7 @@ pub const OPERATORS: &[&str] = &[
     "GlobalMaxPool",
     "Identity",
     "LeakyRelu",
+    "LogSoftmax",
     "MatMul",
     "MaxPool",
     "Mul",
@@ -147,6 +150,8 @@ enum Known {
 struct Value {
     id: ValueId,
     dims: Vec<usize>,
+    /// What the file applies to it, and the client will.
+    finish: Option<Finish>,
 }
 
 /// The shape in storage order.
@@ -169,6 +174,8 @@ struct Importer {
     opset: i64,
     graph: Graph,
     known: HashMap<String, Known>,
+    /// Whether the file has its input as `[n, h, w, c]`, and turns it round first.
+    channels_last: bool,
     /// Name of the node being imported.
     current: String,
     names: HashSet<String>,
@@ -190,8 +197,12 @@ impl Importer {
             let names: Vec<&str> = inputs.iter().map(|i| i.name.as_str()).collect();
             return Err(Error::Onnx(format!("it has {} inputs {names:?}; one is supported", inputs.len())));
         };
-        let dims = input_dims(input)?;
-        let value = Value { id: 0, dims: dims.clone() };
+        let mut dims = input_dims(input)?;
+        let channels_last = is_channels_last(graph, &input.name, &dims);
+        if channels_last {
+            dims = vec![dims[0], dims[3], dims[1], dims[2]];
+        }
+        let value = Value { id: 0, dims: dims.clone(), finish: None };
         known.insert(input.name.clone(), Known::Value(value));
         let graph = Graph {
             name: graph.name.clone(),
@@ -200,17 +211,24 @@ impl Importer {
             nodes: Vec::new(),
             outputs: Vec::new(),
         };
-        Ok(Self { opset, graph, known, current: String::new(), names: HashSet::new(), room: MAX_NUMBERS })
+        Ok(Self {
+            opset,
+            graph,
+            known,
+            channels_last,
+            current: String::new(),
+            names: HashSet::new(),
+            room: MAX_NUMBERS,
+        })
     }
 
     fn run(mut self, file: &GraphProto) -> Result<Graph> {
         let order = sorted(file, &self.known)?;
-        let finals = finals(file);
         let mut problems = Vec::new();
         for i in order {
             let node = &file.node[i];
             self.current = label(node, i);
-            let outcome = self.node(node, &finals);
+            let outcome = self.node(node);
             let produced = match outcome {
                 Ok(known) => known,
                 Err(Failure::Unsupported(why)) => {
@@ -234,12 +252,11 @@ impl Importer {
         for output in &file.output {
             match self.known.get(&output.name) {
                 Some(Known::Value(v)) => {
-                    let activation = finals.get(output.name.as_str()).copied();
                     self.graph.outputs.push(Output {
                         name: output.name.clone(),
                         value: v.id,
                         original_shape: v.dims.clone(),
-                        activation,
+                        finish: v.finish.clone(),
                     });
                 }
                 Some(Known::Constant(_)) => {
@@ -252,7 +269,7 @@ impl Importer {
         Ok(self.graph)
     }
 
-    fn node(&mut self, node: &NodeProto, finals: &HashMap<&str, FinalActivation>) -> Result<Known, Failure> {
+    fn node(&mut self, node: &NodeProto) -> Result<Known, Failure> {
         if !(node.domain.is_empty() || node.domain == "ai.onnx") {
             return Err(Failure::Unsupported(format!("operator set {} is not supported", node.domain)));
         }
@@ -281,6 +298,10 @@ impl Importer {
             "ConvTranspose" => linear::conv_transpose(self, &call),
             "Gemm" => linear::gemm(self, &call),
             "MatMul" => linear::mat_mul(self, &call),
+            // Before opset 14 it is trained where statistics are asked for.
+            "BatchNormalization" if node.output.iter().skip(1).any(|o| !o.is_empty()) => {
+                Err("it is in training mode: it yields statistics".into())
+            }
             "BatchNormalization" => pointwise::batch_norm(self, &call),
             "Add" | "Sub" | "Mul" | "Div" => pointwise::arithmetic(self, &call),
             "Neg" => pointwise::negate(self, &call),
@@ -297,13 +318,21 @@ impl Importer {
                 Some(training) if training != 0.0 => Err("it is in training mode".into()),
                 _ => call.value(0).map(Known::Value),
             },
-            "Softmax" | "Sigmoid" => match node.output.first() {
-                Some(o) if finals.contains_key(o.as_str()) => call.value(0).map(Known::Value),
-                _ => Err("supported only as the last node, where it is left to the client".into()),
-            },
+            // Inputs are stored so anyway.
+            "Transpose" if self.channels_last && matches!(call.value(0), Ok(v) if v.id == 0) => {
+                call.value(0).map(Known::Value)
+            }
+            "Softmax" | "LogSoftmax" | "Sigmoid" | "ArgMax" => finish(&call),
             _ => movement::movement(self, &call),
         };
-        handled.map_err(Failure::from)
+        let mut handled = handled.map_err(Failure::from)?;
+        // Whatever keeps the order of numbers leaves the last function as it is.
+        if let (Some(Some(Known::Value(Value { finish: Some(finish), .. }))), Known::Value(out)) =
+            (call.inputs.first(), &mut handled)
+        {
+            out.finish.get_or_insert_with(|| finish.clone());
+        }
+        Ok(handled)
     }
 
     /// Counts numbers that the network is about to hold.
@@ -319,7 +348,7 @@ impl Importer {
     fn push(&mut self, op: Op, inputs: &[ValueId], dims: Vec<usize>) -> Reason<Value> {
         let shape = storage(&dims);
         self.push_storage(op, inputs, shape)?;
-        Ok(Value { id: self.graph.nodes.len(), dims })
+        Ok(Value { id: self.graph.nodes.len(), dims, finish: None })
     }
 
     /// The same for a value that is not in the file.
@@ -361,9 +390,27 @@ struct Call<'a> {
 impl Call<'_> {
     fn value(&self, i: usize) -> Reason<Value> {
         match self.inputs.get(i) {
+            Some(Some(Known::Value(v))) if v.finish.as_ref().is_some_and(|f| !self.keeps(f)) => {
+                Err("it reads the result of a softmax, sigmoid or index of the largest, which are supported only at the \
+                     end of a network, where they are left to the client"
+                    .into())
+            }
             Some(Some(Known::Value(v))) => Ok(v.clone()),
             Some(Some(_)) => Err(format!("input {i} is a constant, expected a value")),
             _ => Err(format!("input {i} is missing")),
+        }
+    }
+
+    /// Whether it may come behind this last function, and leaves it as it is.
+    fn keeps(&self, finish: &Finish) -> bool {
+        match self.op {
+            "Identity" | "Dropout" => true,
+            "Cast" => true,
+            // The shape of indices is another one.
+            "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => finish.shape.is_none(),
+            "Transpose" => finish.function == Function::Sigmoid,
+            "ArgMax" => finish.function != Function::ArgMax,
+            _ => false,
         }
     }
 
@@ -452,20 +499,60 @@ fn input_dims(input: &ValueInfoProto) -> Result<Vec<usize>> {
     Ok(dims)
 }
 
-/// Final activations by the name of the output that they yield.
-fn finals(file: &GraphProto) -> HashMap<&str, FinalActivation> {
-    let read: HashSet<&str> = file.node.iter().flat_map(|n| &n.input).map(String::as_str).collect();
-    let outputs: HashSet<&str> = file.output.iter().map(|o| o.name.as_str()).collect();
-    let last = |n: &NodeProto| {
-        let kind = match n.op_type.as_str() {
-            "Softmax" => FinalActivation::Softmax,
-            "Sigmoid" => FinalActivation::Sigmoid,
-            _ => return None,
-        };
-        let name = outputs.get(n.output.first()?.as_str())?;
-        (!read.contains(name)).then_some((*name, kind))
+/// Whether a picture comes in as `[n, h, w, c]`, as TensorFlow has it: everything that reads it turns it round first.
+fn is_channels_last(graph: &GraphProto, input: &str, dims: &[usize]) -> bool {
+    let turns = |n: &NodeProto| {
+        n.op_type == "Transpose" && Attributes::of(n).ints("perm").is_some_and(|p| p == [0, 3, 1, 2])
     };
-    file.node.iter().filter_map(last).collect()
+    let mut readers = graph.node.iter().filter(|n| n.input.iter().any(|i| i == input)).peekable();
+    matches!(dims, [_, _, _, 1 | 3]) && readers.peek().is_some() && readers.all(turns)
+}
+
+/// The value as it is, with a last function that the client will apply.
+fn finish(call: &Call<'_>) -> Handled {
+    let x = call.value(0)?;
+    if call.op == "Sigmoid" {
+        return Ok(Known::Value(Value { finish: Some(Finish::sigmoid()), ..x }));
+    }
+    let rank = x.dims.len();
+    // Since opset 13 a softmax is over one axis, before over all from an axis on.
+    let flat = call.op != "ArgMax" && call.opset < 13;
+    let default = match call.op {
+        "ArgMax" => 0,
+        _ if flat => 1,
+        _ => -1,
+    };
+    let axis = match call.attributes.int("axis", default) {
+        // Behind the last axis: each number alone.
+        a if flat && a == rank as i64 => return Err("an axis behind the last is not supported".into()),
+        a => axis_of(a, rank)?,
+    };
+    let function = match call.op {
+        "Softmax" => Function::Softmax,
+        "LogSoftmax" => Function::LogSoftmax,
+        _ => Function::ArgMax,
+    };
+    let mut finish = Finish::along(function, &x.dims, axis, flat);
+    if function == Function::ArgMax {
+        if call.attributes.int("select_last_index", 0) != 0 {
+            return Err("the last of several largest is not supported".into());
+        }
+        let same = |before: &Finish| {
+            before.function == Function::Sigmoid
+                || (before.count, before.stride) == (finish.count, finish.stride)
+        };
+        if !x.finish.as_ref().is_none_or(same) {
+            return Err("it is over another axis than the function before it".into());
+        }
+        let mut shape = x.dims.clone();
+        if call.attributes.int("keepdims", 1) == 0 {
+            shape.remove(axis);
+        } else {
+            shape[axis] = 1;
+        }
+        finish.shape = Some(shape);
+    }
+    Ok(Known::Value(Value { finish: Some(finish), ..x }))
 }
 
 /// Nodes in an order in which every one comes after those it reads.

@@ -97,12 +97,7 @@ mod tests {
                 node("relu", Op::Relu, &[1], &[1, 2]),
                 node("second", dense(2, 1, vec![0.5, 7.0]), &[2], &[1, 1]),
             ],
-            outputs: vec![Output {
-                name: "y".into(),
-                value: 3,
-                original_shape: vec![1, 1],
-                activation: None,
-            }],
+            outputs: vec![Output { name: "y".into(), value: 3, original_shape: vec![1, 1], finish: None }],
         }
     }
 
@@ -121,7 +116,7 @@ mod tests {
     #[test]
     fn what_is_read_twice_or_yielded_is_left_alone() {
         let mut g = uneven();
-        g.outputs.push(Output { name: "z".into(), value: 2, original_shape: vec![1, 2], activation: None });
+        g.outputs.push(Output { name: "z".into(), value: 2, original_shape: vec![1, 2], finish: None });
         assert_eq!(simplify(&mut g).expect("valid"), Changes::default());
     }
 }

@@ -22,6 +22,7 @@ use crate::model::Model;
 use crate::passes::{self, Changes};
 use crate::program::detect::Stage;
 use crate::program::{Instruction, run};
+use crate::proof;
 use crate::scales::Scales;
 
 /// Sets of moduli to choose from, smallest first: how many for comparisons, how many for scales.
@@ -105,6 +106,8 @@ pub struct ValueReport {
     pub scale_bits: f64,
     /// How many times over the range fits.
     pub headroom: f64,
+    /// Whether it is in range for any picture, by the weights alone; otherwise as far as calibration saw.
+    pub proved: bool,
 }
 
 /// Calibrates, chooses moduli and scales, and checks the result against floats.
@@ -145,8 +148,15 @@ pub fn prepare(model: &Model, samples: &[Vec<f32>], options: &Options) -> Result
     };
     let tolerance = options.tolerance;
     let mut refused = Vec::new();
-    for arithmetic in choices {
-        match settle(&graph, &model.config, &peaks, options, arithmetic.clone(), &trials, &expected) {
+    // Room for any picture first, where it costs nothing that is missed.
+    let raised = secured(&graph, &model.config, &peaks, options.margin);
+    let tries = choices.iter().flat_map(|c| [(c, &raised, true), (c, &peaks, false)]);
+    for (arithmetic, peaks, secured) in tries.filter(|(_, _, secured)| !secured || raised != peaks) {
+        let settled = settle(&graph, &model.config, peaks, options, arithmetic.clone(), &trials, &expected);
+        if secured && settled.as_ref().map_or(true, |(error, _)| *error > tolerance / 2.0) {
+            continue;
+        }
+        match settled {
             Ok((error, prepared)) if error <= tolerance || options.arithmetic.is_some() => {
                 let values = value_reports(&prepared)?;
                 let report = Report {
@@ -170,6 +180,27 @@ pub fn prepare(model: &Model, samples: &[Vec<f32>], options: &Options) -> Result
     Err(Error::Range(format!("no choice of moduli is safe and precise enough; {}", refused.join("; "))))
 }
 
+/// How far a worst case may be beyond what was calibrated, to be made room for.
+const FARTHEST: f64 = 64.0;
+
+/// Peaks that leave room for any picture, from the input on as far as that is within reach; the calibrated ones behind.
+fn secured(graph: &Graph, config: &Config, peaks: &[f64], margin: f64) -> Vec<f64> {
+    // For roundings, which are not known before there are scales.
+    const SLACK: f64 = 1.02;
+    let worst = proof::worst_cases(graph, config.preprocess.as_ref(), |_| proof::Slack::default());
+    let mut out = peaks.to_vec();
+    let mut reached = vec![false; peaks.len()];
+    for v in 0..peaks.len() {
+        let due = SLACK * worst[v] / margin;
+        let inputs = v.checked_sub(1).map_or(&[][..], |i| &graph.nodes[i].inputs);
+        reached[v] = inputs.iter().all(|&i| reached[i]) && due <= FARTHEST * peaks[v];
+        if reached[v] {
+            out[v] = out[v].max(due);
+        }
+    }
+    out
+}
+
 /// What fixed point is held against: the outputs, or what precedes the choice of anchors, since after it a
 /// difference however small may exchange two of them.
 fn watched(graph: &Graph, input: &[f32]) -> Result<Vec<Vec<f64>>> {
@@ -180,7 +211,7 @@ fn watched(graph: &Graph, input: &[f32]) -> Result<Vec<Vec<f64>>> {
         name: graph.value_name(value).into(),
         value,
         original_shape: graph.shape(value).to_vec(),
-        activation: None,
+        finish: None,
     };
     graph.outputs = anchors.inputs.iter().map(output).collect();
     graph.nodes.truncate(anchors.inputs.iter().copied().max().unwrap_or(0));
@@ -260,6 +291,7 @@ fn deviation(twin: &Twin, trials: &[&[f32]], expected: &[Vec<Vec<f64>>], enough:
 fn value_reports(prepared: &Prepared) -> Result<Vec<ValueReport>> {
     let c = &prepared.calibration;
     let scales = prepared.scales(&c.arithmetic)?;
+    let proved = prepared.proved(&scales, c.arithmetic.bounds()?.divisor);
     let graph = &prepared.graph;
     let report = |v: usize| ValueReport {
         name: graph.value_name(v).to_owned(),
@@ -267,6 +299,7 @@ fn value_reports(prepared: &Prepared) -> Result<Vec<ValueReport>> {
         peak: c.peaks[v],
         scale_bits: scales.scale[v].log2(),
         headroom: scales.headroom[v],
+        proved: proved[v],
     };
     Ok((0..graph.nodes.len() + 1).map(report).collect())
 }
@@ -294,6 +327,30 @@ impl Prepared {
         Scales::solve(&self.graph, &c.peaks, &arithmetic.bounds()?, c.margin, cap)
     }
 
+    /// Which values are in range for any picture, roundings included.
+    fn proved(&self, scales: &Scales, divisor: i64) -> Vec<bool> {
+        let (graph, peaks) = (&self.graph, &self.calibration.peaks);
+        let slack = |v: usize| {
+            let value = 2.5 / scales.scale[v];
+            let Some(node) = v.checked_sub(1).map(|i| &graph.nodes[i]) else {
+                return proof::Slack { weight: 0.0, value };
+            };
+            let weight = match node.op {
+                Op::LeakyRelu { .. } => 0.5 / divisor as f64,
+                _ => 0.5 * scales.scale[node.inputs[0]] / (divisor as f64 * scales.scale[v]),
+            };
+            proof::Slack { weight, value }
+        };
+        let worst = proof::worst_cases(graph, self.config.preprocess.as_ref(), slack);
+        let mut proved = vec![false; worst.len()];
+        for v in 0..worst.len() {
+            let inputs = v.checked_sub(1).map_or(&[][..], |i| &graph.nodes[i].inputs);
+            proved[v] =
+                inputs.iter().all(|&i| proved[i]) && worst[v] <= scales.headroom[v] * peaks[v].max(1e-6);
+        }
+        proved
+    }
+
     /// What may be public, for the ring that was chosen.
     ///
     /// # Errors
@@ -315,13 +372,15 @@ impl Prepared {
     fn lowered(&self, arithmetic: &Arithmetic) -> Result<(Manifest, Arc<Vec<Weights>>)> {
         let bounds = arithmetic.bounds()?;
         let (c, scales) = (&self.calibration, self.scales(arithmetic)?);
-        let (program, parameters) = lower(&self.graph, &scales, &bounds, (&c.peaks, c.margin))?;
+        let proved = self.proved(&scales, bounds.divisor);
+        let (program, parameters) = lower(&self.graph, &scales, &bounds, (&c.peaks, c.margin), &proved)?;
         let weights = quantise(&program, &parameters, &bounds, self.calibration.margin)?;
         let info = |o: &crate::graph::Output| OutputInfo {
             name: o.name.clone(),
             shape: o.original_shape.clone(),
-            activation: o.activation,
+            finish: o.finish.clone(),
             columns: detect::lower::columns(&self.graph, &scales, o.value),
+            proved: proved[o.value],
         };
         let manifest = Manifest {
             version: VERSION,
@@ -353,7 +412,8 @@ impl Prepared {
         let outputs = reference(&self.graph, input)?;
         let original = |(o, v): (&crate::graph::Output, Vec<f64>)| {
             let shape = o.original_shape.clone();
-            OutputInfo { name: String::new(), shape, activation: None, columns: Vec::new() }.original(&v)
+            OutputInfo { name: String::new(), shape, finish: None, columns: Vec::new(), proved: false }
+                .original(&v)
         };
         Ok(self.graph.outputs.iter().zip(outputs).map(original).collect())
     }
@@ -451,8 +511,9 @@ impl Twin {
         let info = |(shape, _): (&[usize], f64)| OutputInfo {
             name: String::new(),
             shape: shape.to_vec(),
-            activation: None,
+            finish: None,
             columns: Vec::new(),
+            proved: false,
         };
         let outputs = program.outputs().map(info).collect();
         Self { manifest: Manifest { program, outputs, ..self.manifest.clone() }, ..self.clone() }

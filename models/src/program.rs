@@ -35,6 +35,8 @@ pub struct Program {
     pub layers: Vec<Layer>,
     /// Registers that are the result, in order; they are yielded in `Reduced`.
     pub outputs: Vec<Register>,
+    /// The register with the counts of an [`Instruction::Outside`], which the client gets behind the outputs.
+    pub watched: Option<Register>,
 }
 
 /// One step.
@@ -121,6 +123,14 @@ pub enum Instruction {
     Lift,
     /// Sums, differences and movements of numbers, all of them local.
     Arrange(Arrange),
+    /// Every `stride`-th element, to be looked at by [`Instruction::Outside`].
+    Sample {
+        /// From one element to the next.
+        stride: usize,
+    },
+    /// How many elements of each input are outside the middle half of the smaller range, where nothing that was
+    /// calibrated should be.
+    Outside,
     /// A stage of a detector.
     Detect {
         /// Which.
@@ -149,6 +159,8 @@ impl Instruction {
             Self::Requantise { .. } => "requantise",
             Self::Lift => "lift",
             Self::Arrange(a) => a.label(),
+            Self::Sample { .. } => "sample",
+            Self::Outside => "range check",
             Self::Detect { stage, .. } => stage.kind().label(),
         }
     }
@@ -185,7 +197,7 @@ pub struct Progress<'a> {
     pub elapsed: Duration,
 }
 
-/// Runs a program on an engine. The outputs are in `Reduced`, at the scales of their layers. Layers run as soon as
+/// Runs a program on an engine. The outputs are in `Reduced`, at the scales of their layers; what was watched comes last. Layers run as soon as
 /// their inputs are there: those that do not depend on each other share rounds. Values are dropped after their last
 /// use. The program must have been validated.
 ///
@@ -226,7 +238,7 @@ pub async fn run<E: Engine>(
     }
     engine.enter(Step::layer(program.layers.len().saturating_sub(1) as u32));
     let lacking = || Error::Config("a program whose outputs are not computed".into());
-    let outputs = program.outputs.iter().map(|&r| flow.registers[r as usize].clone().ok_or_else(lacking));
+    let outputs = program.results().map(|r| flow.registers[r as usize].clone().ok_or_else(lacking));
     outputs.map(|v| Ok(reduced(engine, v?))).collect()
 }
 
@@ -260,7 +272,7 @@ impl<E: Engine> Flow<E> {
                 flow.awaits[index] += 1;
             }
         }
-        program.outputs.iter().for_each(|&r| flow.reads[r as usize] += 1);
+        program.results().for_each(|r| flow.reads[r as usize] += 1);
         flow.put(0, input);
         flow
     }
@@ -335,7 +347,36 @@ impl Program {
     #[must_use]
     pub fn until(&self, outputs: Vec<Register>) -> Self {
         let layers = outputs.iter().copied().max().unwrap_or(0) as usize;
-        Self { layers: self.layers[..layers].to_vec(), outputs, ..self.clone() }
+        Self { layers: self.layers[..layers].to_vec(), outputs, watched: None, ..self.clone() }
+    }
+
+    /// All registers whose shares the client gets.
+    pub fn results(&self) -> impl Iterator<Item = Register> {
+        self.outputs.iter().copied().chain(self.watched)
+    }
+
+    /// Elements of all results.
+    pub fn results_len(&self) -> usize {
+        self.results().map(|r| self.shape(r).iter().product::<usize>()).sum()
+    }
+
+    /// What is watched: the names of layers with the number of elements that are looked at.
+    pub fn watched(&self) -> Vec<(&str, usize)> {
+        let Some(counts) = self.watched.and_then(|r| self.layers.get((r as usize).checked_sub(1)?)) else {
+            return Vec::new();
+        };
+        let sample = |&r: &Register| {
+            let source = match (r as usize).checked_sub(1).and_then(|i| self.layers.get(i)) {
+                Some(Layer { op: Instruction::Sample { .. }, inputs, .. }) => inputs[0],
+                _ => r,
+            };
+            let name = (source as usize)
+                .checked_sub(1)
+                .and_then(|i| self.layers.get(i))
+                .map_or("input", |l| &l.name);
+            (name, self.shape(r).iter().product())
+        };
+        counts.inputs.iter().map(sample).collect()
     }
 
     /// Shape and scale of each output.
@@ -491,6 +532,16 @@ async fn step<E: Engine>(
                     Value::Reduced(arranged(e, arrange, layer, shapes, values)?)
                 }
             }
+        }
+        &Instruction::Sample { stride } => {
+            let x = reduced(e, x);
+            let len = layer.shape.iter().product();
+            Value::Reduced(e.gather_by(&[&x], len, || (0..len).map(|i| (i * stride) as u32).collect()))
+        }
+        Instruction::Outside => {
+            let parts: Vec<_> = std::iter::once(x).chain(inputs).map(|v| reduced(e, v)).collect();
+            let parts: Vec<_> = parts.iter().collect();
+            Value::Full(layers::outside(e, at, &parts, program.bounds.lift).await?)
         }
         Instruction::Detect { .. } => return Err(Error::Config("a stage was not run".into())),
     })

@@ -157,7 +157,7 @@ fn files_survive_a_round_trip_and_refuse_damage() {
     assert!(Prepared::from_bytes(&damaged).unwrap_err().to_string().contains("finite"));
     // Numbers of the header changed, of equal length.
     let text = String::from_utf8_lossy(&bytes[..4000]).into_owned();
-    for (from, to) in [("64", "99"), ("[1,", "[7,"), ("\\\"version\\\":2", "\\\"version\\\":9")] {
+    for (from, to) in [("64", "99"), ("[1,", "[7,"), ("\\\"version\\\":3", "\\\"version\\\":9")] {
         let at = text.find(from).expect("in the header");
         let mut damaged = bytes.clone();
         damaged[at..at + from.len()].copy_from_slice(to.as_bytes());
@@ -224,9 +224,10 @@ fn planning_needs_the_manifest_alone() {
     let mut layers = 0;
     let run = sharelens_models::run(&manifest.program, &mut planner, input, |_| layers += 1);
     let outputs = futures::executor::block_on(run).expect("lengths fit");
-    assert_eq!((outputs, layers), (vec![Length::new(4)], manifest.program.layers.len()));
-    // Six linear layers, five ReLUs, four pools of two levels; everything else is local.
+    let looks = manifest.program.watched().len();
+    assert_eq!((outputs, layers), (vec![Length::new(4), Length::new(looks)], manifest.program.layers.len()));
+    // Six linear layers, five ReLUs, four pools of two levels, a look at ranges; everything else is local.
     let plan = planner.finish();
     assert_eq!(plan.maps().count(), 6);
-    assert_eq!(plan.demands().len(), 6 + 5 + 4 * 2);
+    assert_eq!(plan.demands().len(), 6 + 5 + 4 * 2 + 1);
 }

@@ -36,7 +36,8 @@ fn manifest(input_shape: &[usize], layers: Vec<Layer>) -> Manifest {
     let mut m = shipped();
     let last = layers.len() as u32;
     let shape = layers[layers.len() - 1].shape.clone();
-    m.outputs = vec![OutputInfo { name: "out".into(), shape, columns: Vec::new(), activation: None }];
+    m.outputs =
+        vec![OutputInfo { name: "out".into(), shape, columns: Vec::new(), finish: None, proved: false }];
     m.config.preprocess = None;
     m.config.detection = None;
     m.config.task = Task::Other;
@@ -45,6 +46,7 @@ fn manifest(input_shape: &[usize], layers: Vec<Layer>) -> Manifest {
         input_scale: 255.0,
         layers,
         outputs: vec![last],
+        watched: None,
         ..m.program
     };
     m
@@ -117,7 +119,8 @@ fn bits_that_were_computed_with_are_no_bits() {
         for l in &mut m.program.layers[keep + 1..] {
             l.inputs.iter_mut().filter(|r| **r > keep as u32).for_each(|r| *r += 1);
         }
-        m.program.outputs.iter_mut().filter(|r| **r > keep as u32).for_each(|r| *r += 1);
+        let results = m.program.outputs.iter_mut().chain(&mut m.program.watched);
+        results.filter(|r| **r > keep as u32).for_each(|r| *r += 1);
         m.validate().expect("nothing reads them");
         m.program.layers[keep + 1].inputs[1] = keep as u32 + 1;
         let e = m.validate().expect_err("not the bits of the sign").to_string();

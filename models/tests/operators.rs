@@ -4,6 +4,7 @@ mod common;
 
 use common::Attr::{F, Fs, I, Is, S};
 use common::{Builder, numbers, to_storage};
+use sharelens_models::finish::Function;
 use sharelens_models::{Arithmetic, Model, Options, prepare};
 use tract_onnx::prelude::*;
 
@@ -443,7 +444,8 @@ fn several_outputs_and_a_final_softmax() {
     let model =
         Model::from_bytes(&b.node("Softmax", &["f"], "y", &[]).build(&["y"]), None).expect("supported");
     let output = &model.graph().outputs[0];
-    assert_eq!(output.activation, Some(sharelens_models::graph::FinalActivation::Softmax));
+    let over = sharelens_models::finish::Finish::along(Function::Softmax, &[1, 4], 1, false);
+    assert_eq!(output.finish.as_ref(), Some(&over));
     assert_eq!(output.original_shape, [1, 4]);
 }
 

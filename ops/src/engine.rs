@@ -119,6 +119,16 @@ pub trait Engine {
     /// 1 where x < 0, else 0, for |x| < P/2.
     fn is_negative(&mut self, at: Step, x: &Self::V<Reduced>) -> impl Future<Output = Result<Self::V<Full>>>;
 
+    /// 1 where x is outside `[-quarter, quarter)`, else 0, for every word of the smaller range, of which `quarter` is the
+    /// fourth part, rounded down (where P leaves a remainder of 3 modulo 4, `-quarter - 1` counts as inside): the sign of
+    /// x - P/4 modulo P, whose negative half is what lies inside.
+    fn is_outside(
+        &mut self,
+        at: Step,
+        x: &Self::V<Reduced>,
+        quarter: i64,
+    ) -> impl Future<Output = Result<Self::V<Full>>>;
+
     /// max(x, 0), and 1 where x < 0, else 0: both from one comparison, for every word of the smaller range.
     fn relu_and_sign(
         &mut self,

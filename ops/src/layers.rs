@@ -12,6 +12,7 @@ pub mod argmax;
 pub mod conv_transpose;
 pub mod max_pool;
 pub mod movement;
+pub mod outside;
 pub mod weighted;
 
 pub use activation::{clip, leaky_relu};
@@ -19,6 +20,7 @@ pub use argmax::argmax;
 pub use conv_transpose::ConvTranspose;
 pub use max_pool::{MaxPool, Window};
 pub use movement::Select;
+pub use outside::outside;
 pub use weighted::{Axis, WeightedSum};
 
 /// Numbers of the protocol calls of one layer, in the order in which the layer makes them.

@@ -399,6 +399,11 @@ impl Engine for Plain {
         self.map(at, x.as_slice(), |v| i64::from(v < 0))
     }
 
+    async fn is_outside(&mut self, at: Step, x: &Values<Reduced>, quarter: i64) -> Result<Values<Full>> {
+        let below = -quarter - (self.bounds.reduced - 2 * quarter).max(0);
+        self.map(at, x.as_slice(), |v| i64::from(v < below || v >= quarter))
+    }
+
     async fn relu_and_sign(&mut self, at: Step, x: &Values<Reduced>) -> Result<(Values<Full>, Values<Full>)> {
         let bend = self.map(at, x.as_slice(), |v| v.max(0))?;
         Ok((bend, x.as_slice().iter().map(|&v| i64::from(v < 0)).collect::<Vec<_>>().into()))

@@ -172,6 +172,10 @@ impl<R: SecureRing> Engine for Planner<R> {
         Ok(Length::new(x.n))
     }
 
+    async fn is_outside(&mut self, at: Step, x: &Length<Reduced>, _: i64) -> Result<Length<Full>> {
+        self.is_negative(at, x).await
+    }
+
     async fn relu_and_sign(&mut self, at: Step, x: &Length<Reduced>) -> Result<(Length<Full>, Length<Full>)> {
         self.sign(at, x.n, SignOutput::Full);
         Ok((Length::new(x.n), Length::new(x.n)))

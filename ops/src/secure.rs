@@ -172,6 +172,13 @@ impl<R: SecureRing> Engine for Secure<'_, R> {
         sign::is_negative(&mut self.party(), at, x, correlation).await
     }
 
+    async fn is_outside(&mut self, at: Step, x: &Share<R, Reduced>, quarter: i64) -> Result<Share<R, Full>> {
+        let moved = self.add_public(x, &[-quarter]);
+        let inside = self.is_negative(at, &moved).await?;
+        let outside = self.scale(&inside, -1);
+        Ok(self.add_public(&outside, &[1]))
+    }
+
     async fn relu_and_sign(
         &mut self,
         at: Step,

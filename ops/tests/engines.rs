@@ -418,6 +418,45 @@ fn any_two_words_are_in_order() {
     }
 }
 
+/// How many of the first seven numbers, of the next, and of the rest are outside, where every word is one.
+struct Outside(Bounds);
+impl Layer for Outside {
+    async fn run<E: Engine>(&self, e: &mut E, _: i64, x: &E::V<Reduced>) -> Result<E::V<Reduced>> {
+        let n = e.len(x) as u32;
+        let [a, b, c] = [0..7, 7..8, 8..n].map(|part| e.gather(&[x], &part.collect::<Vec<_>>()));
+        let counts = layers::outside(e, AT, &[&a, &b, &c], self.0.lift).await?;
+        Ok(e.reduce(&counts))
+    }
+}
+
+#[test]
+fn every_word_is_inside_or_outside() {
+    // P with both remainders modulo 4: the edge is where both definitions differ by one.
+    for (p, q) in [(vec![7u8, 5, 3], vec![11u8, 13]), (vec![13, 7], vec![11, 5]), (vec![251, 3], vec![253])] {
+        let bounds = Bounds::rns(&p, &q).unwrap();
+        let (most, quarter) = (bounds.reduced, bounds.lift);
+        let ring = Rns::new(Moduli { p, q }).unwrap();
+        let layer = Outside(bounds);
+        for x in -most..=most {
+            let inside = (-quarter - (most - 2 * quarter)..quarter).contains(&x);
+            let list: Vec<i64> = (0..13).map(|i| if i == 9 { 0 } else { x }).collect();
+            let got = secure(&ring, &layer, &list, Rounds::Balanced);
+            let want = if inside { [0, 0, 0] } else { [7, 1, 4] };
+            assert_eq!(got, want, "{x} of {most}");
+        }
+        // And the twin says the same of what it lets pass.
+        let x: Vec<i64> = (-most..=most).collect();
+        check(&ring, bounds, &layer, &x);
+    }
+    let z64 = Outside(Bounds::z64(16));
+    for (x, outside) in
+        [(i64::MIN, 1), (-(1 << 62) - 1, 1), (-(1 << 62), 0), (0, 0), ((1 << 62) - 1, 0), (1 << 62, 1)]
+    {
+        let got = secure(&Z64::new(), &z64, &[x; 9], Rounds::Fewest);
+        assert_eq!(got, [7 * outside, outside, outside], "{x}");
+    }
+}
+
 #[test]
 fn products_of_secrets() {
     everywhere(&Products);

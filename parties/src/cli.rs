@@ -201,6 +201,26 @@ fn rounds(manifest: &Manifest, asked: Option<RoundsName>, wan: Option<Wan>) -> R
     }
 }
 
+/// A result that is there, and that must not be relied on. The command ends with an exit code of its own.
+#[derive(Debug)]
+pub struct NotTrusted {
+    images: usize,
+}
+
+impl NotTrusted {
+    /// The exit code.
+    pub const CODE: u8 = 3;
+}
+
+impl std::fmt::Display for NotTrusted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let images = if self.images == 1 { "one image".into() } else { format!("{} images", self.images) };
+        write!(f, "numbers left their range with {images}: do not trust what is printed for it")
+    }
+}
+
+impl std::error::Error for NotTrusted {}
+
 /// A link to reckon with: `RTTms,MBIT`, as `50ms,400`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Wan {

@@ -22,7 +22,7 @@ use sharelens_protocol::{Channel, Error, Party, Result, Server, Share, Step, sha
 use crate::codec;
 use crate::runner::{InputShare, Run, Runner, Sizes};
 
-pub use sharing::{encode_manifest, open_result, share_image, share_weights, view};
+pub use sharing::{Opened, encode_manifest, open_result, share_image, share_weights, view};
 
 /// The engine of this version.
 pub const fn runner() -> impl Runner {
@@ -123,11 +123,10 @@ impl<R: SecureRing> PlannedModel<R> {
         let program = &self.manifest.program;
         let (full, reduced) = (self.ring.bytes(Range::Full), self.ring.bytes(Range::Reduced));
         let weights: usize = self.maps.iter().map(|m| m.conv.weight_len() + m.conv.c_out).sum();
-        let outputs: usize = program.outputs().map(|(shape, _)| shape.iter().product::<usize>()).sum();
         Sizes {
             image_share: program.input_len() * full,
             weight_share: weights * full,
-            output: outputs * reduced,
+            output: program.results_len() * reduced,
         }
     }
 

@@ -29,7 +29,11 @@
 //! let inference = session.run(engine::share_image(&manifest, &input)?, |_| {}).await?;
 //!
 //! let [a, b] = &inference.outputs;
-//! let outcome = Outcome::new(&manifest, &engine::open_result(&manifest, [a, b])?)?;
+//! let opened = engine::open_result(&manifest, [a, b])?;
+//! if !opened.ranges.in_range() {
+//!     return Err("the picture is unlike those that the model was prepared with".into());
+//! }
+//! let outcome = Outcome::new(&manifest, &opened.outputs)?;
 //! match &outcome {
 //!     Outcome::Detection(found) => println!("{} cells", found.boxes.len()),
 //!     other => println!("{other}"),

@@ -7,7 +7,7 @@ use sharelens_models::Manifest;
 use sharelens_models::check::{CONFIDENT, settled, top};
 use sharelens_models::config::Task;
 use sharelens_models::detect::{self, Detections};
-use sharelens_models::graph::FinalActivation;
+use sharelens_models::finish::{self, Function};
 
 use crate::error::{Error, Result};
 use crate::text;
@@ -40,17 +40,20 @@ pub struct Detection {
     pub settled: bool,
 }
 
-/// One class of several.
+/// One class of several, or one answer for each label.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Classification {
-    /// The class with the largest logit.
+    /// The class with the largest logit. Of a single logit that ends in a sigmoid: 1 if it is positive, else 0.
     pub label: usize,
     /// Its name, where the model has one.
     pub class: Option<String>,
     /// One for each class.
     pub logits: Vec<f64>,
-    /// Their softmax.
+    /// Their softmax; where the network ends in a sigmoid, that of each.
     pub probabilities: Vec<f64>,
+    /// Names of all labels, where each is answered for itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
 }
 
 /// Numbers by name.
@@ -72,10 +75,66 @@ pub struct Tensor {
 }
 
 /// What a user must know about a result before relying on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
     /// Suppression did not settle.
     Unsettled,
+    /// Numbers left their range.
+    OutOfRange(Ranges),
+}
+
+/// Whether a picture drove numbers out of the range in which they can be trusted: more than half of what their modulus
+/// can tell apart. Servers look at all of a small layer and at a sample of a large one, and learn nothing; the client
+/// gets the counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Ranges {
+    /// In the order of the network, outputs last.
+    pub layers: Vec<Watched>,
+}
+
+/// What was found in one layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watched {
+    /// As the model names it.
+    pub layer: String,
+    /// Numbers that were looked at.
+    pub sampled: u64,
+    /// How many of them were outside.
+    pub outside: u64,
+}
+
+impl Ranges {
+    /// Whether no number that was looked at was outside.
+    pub fn in_range(&self) -> bool {
+        self.layers.iter().all(|l| l.outside == 0)
+    }
+
+    /// The layers with numbers outside.
+    pub fn exceeded(&self) -> impl Iterator<Item = &Watched> {
+        self.layers.iter().filter(|l| l.outside > 0)
+    }
+
+    /// Takes counts that were opened. One that cannot be right counts for all.
+    pub(crate) fn counted(&mut self, watched: &[(&str, usize)], counts: &[i64]) {
+        self.layers.extend(watched.iter().zip(counts).map(|(&(layer, sampled), &count)| {
+            let sampled = sampled as u64;
+            let outside = u64::try_from(count).ok().filter(|c| *c <= sampled).unwrap_or(sampled);
+            Watched { layer: layer.into(), sampled, outside }
+        }));
+    }
+
+    /// Takes an output, which the client sees itself. Outputs differ more from picture to picture than sums inside do, so
+    /// only the last quarter of what their modulus can tell apart counts as outside.
+    pub(crate) fn seen(&mut self, name: &str, integers: &[i64], quarter: i64) {
+        let most = (quarter + quarter / 2) as u64;
+        let outside = integers.iter().filter(|v| v.unsigned_abs() > most).count();
+        self.layers.push(Watched {
+            layer: name.into(),
+            sampled: integers.len() as u64,
+            outside: outside as u64,
+        });
+    }
 }
 
 impl fmt::Display for Warning {
@@ -84,6 +143,17 @@ impl fmt::Display for Warning {
             Self::Unsettled => {
                 "suppression of overlapping boxes did not settle in its number of steps, so boxes may be missing or \
                  doubled: prepare the model again with a larger --nms-steps"
+            }
+            Self::OutOfRange(ranges) => {
+                let layers = ranges.exceeded().map(|l| {
+                    format!("{} ({} of {} looked at)", text::one_line(&l.layer), l.outside, l.sampled)
+                });
+                let layers = layers.take(4).collect::<Vec<_>>().join(", ");
+                return write!(
+                    f,
+                    "DO NOT TRUST THIS RESULT: the picture drives numbers out of the range that the model was prepared \
+                     for, in {layers}; prepare the model with pictures like this one, or with a larger --margin"
+                );
             }
         })
     }
@@ -102,21 +172,33 @@ impl Outcome {
             return Ok(Self::Detection(Detection { boxes, labels, scores, classes, settled }));
         }
         if manifest.config.task != Task::Classification {
-            let named = manifest.outputs.iter().zip(outputs).map(|(info, values)| Tensor {
-                name: info.name.clone(),
-                shape: info.shape.clone(),
-                values: activate(info.activation, values),
+            let named = manifest.outputs.iter().zip(outputs).map(|(info, values)| {
+                let (shape, values) = info.finished(values);
+                Tensor { name: info.name.clone(), shape, values }
             });
             return Ok(Self::Tensors(Tensors { outputs: named.collect() }));
         }
         let empty = || Error::config("the model".as_ref(), "it has no output to tell a class from");
         let logits = outputs.first().ok_or_else(empty)?;
-        let label = top(logits).ok_or_else(empty)?;
-        let probabilities = activate(Some(FinalActivation::Softmax), logits);
+        let finish = manifest.outputs.first().and_then(|info| info.finish.as_ref());
+        let sigmoid = finish.is_some_and(|f| f.function == Function::Sigmoid);
+        let label = match logits[..] {
+            // One number tells no from yes.
+            [logit] if sigmoid => usize::from(logit > 0.0),
+            _ => top(logits).ok_or_else(empty)?,
+        };
+        let probabilities = match finish {
+            Some(finish) if sigmoid => finish.apply(logits),
+            _ => finish::softmax(logits),
+        };
         Ok(Self::Classification(Classification {
             label,
             class: class(label),
             logits: logits.clone(),
+            labels: match logits.len() {
+                n if sigmoid && n > 1 => (0..n).map(|i| class(i).unwrap_or_else(|| i.to_string())).collect(),
+                _ => vec![],
+            },
             probabilities,
         }))
     }
@@ -126,19 +208,6 @@ impl Outcome {
         match self {
             Self::Detection(found) if !found.settled => vec![Warning::Unsettled],
             _ => vec![],
-        }
-    }
-}
-
-fn activate(activation: Option<FinalActivation>, x: &[f64]) -> Vec<f64> {
-    match activation {
-        None => x.to_vec(),
-        Some(FinalActivation::Sigmoid) => x.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
-        Some(FinalActivation::Softmax) => {
-            let largest = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let e: Vec<f64> = x.iter().map(|x| (x - largest).exp()).collect();
-            let sum: f64 = e.iter().sum();
-            e.into_iter().map(|e| e / sum).collect()
         }
     }
 }
@@ -175,8 +244,22 @@ impl fmt::Display for Detection {
 
 impl fmt::Display for Classification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.labels.is_empty() {
+            let rows: Vec<[String; 2]> = self
+                .labels
+                .iter()
+                .zip(&self.probabilities)
+                .map(|(label, p)| [text::one_line(label), format!("{p:.4}")])
+                .collect();
+            return f.write_str(&text::columns(&["label", "probability"], &rows));
+        }
         let class = self.class.as_ref().map_or_else(|| self.label.to_string(), |c| text::one_line(c));
-        let probability = self.probabilities.get(self.label).copied().unwrap_or(f64::NAN);
+        let probability = match (self.label, &self.probabilities[..]) {
+            // Of no, where one number is that of yes.
+            (0, [yes]) if self.logits.len() == 1 && *yes < 0.5 => 1.0 - yes,
+            (_, [yes]) => *yes,
+            (label, all) => all.get(label).copied().unwrap_or(f64::NAN),
+        };
         write!(f, "  label    {class}   probability {probability:.4}")
     }
 }
@@ -274,13 +357,6 @@ mod tests {
     }
 
     #[test]
-    fn probabilities_sum_to_one_even_for_large_logits() {
-        let p = activate(Some(FinalActivation::Softmax), &[1000.0, 999.0]);
-        assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-12 && p[0] > p[1]);
-        assert_eq!(activate(Some(FinalActivation::Sigmoid), &[0.0]), [0.5]);
-    }
-
-    #[test]
     fn detections_are_a_table_and_unsettled_ones_warn() {
         let text = found("WBC", true).to_string();
         let lines: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
@@ -293,8 +369,13 @@ mod tests {
     #[test]
     fn the_keys_of_json_are_a_contract() {
         let detection = Outcome::Detection(found("WBC", true));
-        let class =
-            Classification { label: 0, class: Some("a".into()), logits: vec![1.0], probabilities: vec![1.0] };
+        let class = Classification {
+            label: 0,
+            class: Some("a".into()),
+            logits: vec![1.0],
+            probabilities: vec![1.0],
+            labels: vec![],
+        };
         let tensor = Tensor { name: "y".into(), shape: vec![1], values: vec![0.5] };
         for (outcome, json) in [
             (
@@ -316,6 +397,38 @@ mod tests {
     }
 
     #[test]
+    fn a_network_that_ends_in_a_sigmoid_answers_for_each_label() {
+        let manifest = |n: usize, finish| {
+            let model = sharelens_models::Model::from_bytes(
+                include_bytes!("../../models/data/brain_mri_cnn/model.onnx"),
+                Some(include_str!("../../models/data/brain_mri_cnn/config.json")),
+            );
+            let model = model.unwrap();
+            let side = model.graph().input_shape[1];
+            let inputs = [vec![0.5; side * side]];
+            let (prepared, _) = sharelens_models::prepare(&model, &inputs, &Default::default()).unwrap();
+            let mut manifest = prepared.manifest().unwrap();
+            manifest.outputs[0].finish = finish;
+            manifest.outputs[0].shape = vec![1, n];
+            manifest
+        };
+        let of = |n, finish, logits: &[f64]| match Outcome::new(&manifest(n, finish), &[logits.to_vec()]) {
+            Ok(Outcome::Classification(c)) => c,
+            other => panic!("{other:?}"),
+        };
+        let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
+        let sigmoid = || Some(finish::Finish::sigmoid());
+        let several = of(4, sigmoid(), &[-0.222, 0.438, -0.499, -0.886]);
+        assert!(near(&several.probabilities, &[0.4447, 0.6078, 0.3778, 0.2919]), "{several:?}");
+        assert!(several.to_string().lines().count() == 5 && several.to_string().contains("no_tumor"));
+        let (yes, no) = (of(1, sigmoid(), &[2.0]), of(1, sigmoid(), &[-2.0]));
+        assert_eq!((yes.label, no.label), (1, 0));
+        assert!(near(&yes.probabilities, &[0.8808]) && near(&no.probabilities, &[0.1192]));
+        assert!(yes.to_string().contains("0.8808") && no.to_string().contains("0.8808"));
+        assert!(near(&of(2, None, &[0.0, 0.0]).probabilities, &[0.5, 0.5]));
+    }
+
+    #[test]
     fn names_of_a_model_cannot_forge_lines_or_steer_the_terminal() {
         let evil = "\u{1b}[2Jx\n  label    no_tumor";
         let classified = Classification {
@@ -323,6 +436,7 @@ mod tests {
             class: Some(evil.into()),
             logits: vec![1.0],
             probabilities: vec![1.0],
+            labels: vec![],
         };
         let tensor = Tensor { name: evil.into(), shape: vec![1], values: vec![] };
         for (text, lines) in [

@@ -40,7 +40,8 @@ fn an_image_sent_at_once_yields_the_same_sooner() {
     let image = engine::share_image(&manifest, &inputs[0]).unwrap();
     let [first, at_once] = [Start::Prepared, Start::AtOnce].map(|start| {
         let run = cluster.run_from(&image, start).unwrap();
-        let logits = engine::open_result(&manifest, [&run.outputs[0], &run.outputs[1]]).unwrap().remove(0);
+        let logits =
+            engine::open_result(&manifest, [&run.outputs[0], &run.outputs[1]]).unwrap().outputs.remove(0);
         (run, logits)
     });
     assert_eq!(top(&first.1), top(&at_once.1));
@@ -76,7 +77,11 @@ fn labels_are_right_costs_are_planned_and_delays_are_counted() {
         let mut sizes = Vec::new();
         for input in &inputs {
             let run = cluster.run(&engine::share_image(&manifest, input).unwrap()).unwrap();
-            let logits = engine::open_result(&manifest, [&run.outputs[0], &run.outputs[1]]).unwrap();
+            let opened = engine::open_result(&manifest, [&run.outputs[0], &run.outputs[1]]).unwrap();
+            assert!(opened.ranges.in_range(), "{:?}", opened.ranges);
+            // In Z_2^64 there is room for any picture, so nothing has to be looked at.
+            assert_eq!(opened.ranges.layers.is_empty(), arithmetic == Arithmetic::Z64);
+            let logits = opened.outputs;
             let float = prepared.float(input).unwrap();
             assert_eq!(top(&logits[0]), top(&float[0]), "{arithmetic}");
             for (got, want) in logits[0].iter().zip(&float[0]) {
@@ -92,12 +97,46 @@ fn labels_are_right_costs_are_planned_and_delays_are_counted() {
             }
             assert_eq!(run.ledgers[0].total().sent.dealt, 0, "server 0 gets a seed alone");
             assert_eq!(run.ledgers[1].total().sent.dealt, planned.dealt);
-            // Every round waits for one message, half a round trip away.
-            let waits = rtt / 2 * u32::try_from(planned.rounds).unwrap();
-            assert!(run.online >= waits, "{:?} for {} rounds", run.online, planned.rounds);
+            // Every round waits for one message, half a round trip away. What looks at ranges runs beside the rest.
+            let rounds = manifest.program.rounds(|layer| plan.get(&layer).map_or(0, |c| c.rounds));
+            let looks = !manifest.program.watched().is_empty();
+            assert_eq!(rounds < planned.rounds, looks, "the look at ranges takes no rounds of its own");
+            let waits = rtt / 2 * u32::try_from(rounds).unwrap();
+            assert!(run.online >= waits, "{:?} for {rounds} rounds", run.online);
             sizes.push((run.online_bytes, run.dealt_bytes));
         }
         sizes.dedup();
         assert_eq!(sizes.len(), 1, "bytes do not depend on the picture");
     }
+}
+
+#[test]
+fn what_leaves_its_range_is_told_to_the_client_alone() {
+    let (prepared, inputs) = classifier();
+    let glaring: Vec<f32> = inputs[0].iter().map(|v| v * 300.0).collect();
+    let refused = engine::share_image(&prepared.manifest().unwrap(), &glaring).err().unwrap().to_string();
+    assert!(refused.contains("no picture becomes"), "{refused}");
+    // The same network for pictures of a far larger contrast: no worst case is within reach, and everything is looked at.
+    let config = CONFIG.replace("\"std\": [\n   0.18", "\"std\": [\n   0.00018");
+    assert_ne!(config, CONFIG);
+    let model = Model::from_bytes(ONNX, Some(&config)).unwrap();
+    let (prepared, _) = prepare(&model, &inputs, &Options { stress: false, ..Options::default() }).unwrap();
+    let manifest = prepared.manifest().unwrap();
+    let weights = prepared.quantised(prepared.arithmetic()).unwrap();
+    let (seed, words) = engine::share_weights(&manifest, &weights).unwrap();
+    let encoded = engine::encode_manifest(&manifest).unwrap();
+    let link = Link::new(0.0, 1e6);
+    let cluster = LocalCluster::start(engine::runner(), link, &encoded, seed, &words).unwrap();
+    let messages = |run: &sharelens::local::LocalRun| (run.online_bytes, run.dealt_bytes);
+    let usual = cluster.run(&engine::share_image(&manifest, &inputs[0]).unwrap()).unwrap();
+    let twin = prepared.twin(prepared.arithmetic()).unwrap();
+    assert!(matches!(twin.run(&glaring), Err(sharelens_models::Error::Overflow { .. })));
+    let run = cluster.run(&engine::share_image(&manifest, &glaring).unwrap()).unwrap();
+    assert_eq!(messages(&run), messages(&usual), "servers see the same lengths");
+    let opened = engine::open_result(&manifest, [&run.outputs[0], &run.outputs[1]]).unwrap();
+    let outside: Vec<_> = opened.ranges.exceeded().map(|l| l.layer.as_str()).collect();
+    assert!(!opened.ranges.in_range());
+    assert!(outside.contains(&"/features/features.0/Conv") && outside.len() > 3, "{:?}", opened.ranges);
+    let opened = engine::open_result(&manifest, [&usual.outputs[0], &usual.outputs[1]]).unwrap();
+    assert!(opened.ranges.in_range(), "{:?}", opened.ranges);
 }

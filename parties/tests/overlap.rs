@@ -73,7 +73,7 @@ async fn several_overlapped_sessions_with_little_memory_agree_with_one_prepared_
         let image = engine::share_image(&session.manifest().unwrap(), input).unwrap();
         let done = session.run(image, |_| {}).await.unwrap();
         let [a, b] = &done.outputs;
-        let logits = engine::open_result(&manifest, [a, b]).unwrap().remove(0);
+        let logits = engine::open_result(&manifest, [a, b]).unwrap().outputs.remove(0);
         let [l0, l1] = done.reports.map(|r| r.ledger.total().sent);
         assert_eq!((l0.rounds, l0.bytes, l1.dealt), (plan.rounds, plan.bytes, plan.dealt));
         logits

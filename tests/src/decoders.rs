@@ -102,7 +102,8 @@ pub fn manifest(data: &[u8]) {
         let image = engine::share_image(&manifest, &input).expect("an input of the right length");
         assert_eq!((image.words.len(), image.output_bytes), (sizes.image_share, sizes.output));
         let zeros = vec![0; sizes.output];
-        let opened = engine::open_result(&manifest, [&zeros, &zeros]).expect("shares of the right length");
+        let opened =
+            engine::open_result(&manifest, [&zeros, &zeros]).expect("shares of the right length").outputs;
         assert_eq!(opened.len(), manifest.outputs.len());
     }
 }
@@ -113,7 +114,7 @@ pub fn result(data: &[u8]) {
     let manifest = MANIFEST.get_or_init(rectifier);
     let (a, b) = data.split_at(data.len() / 2);
     if let Ok(opened) = engine::open_result(manifest, [a, b]) {
-        assert!(opened.iter().flatten().all(|v| v.is_finite()));
+        assert!(opened.outputs.iter().flatten().all(|v| v.is_finite()));
     }
 }
 
@@ -134,6 +135,7 @@ pub fn rectifier() -> Manifest {
         bounds: arithmetic.bounds().expect("usable moduli"),
         layers: vec![layer],
         outputs: vec![1],
+        watched: None,
     };
     Manifest {
         version: sharelens_models::manifest::VERSION,
@@ -147,7 +149,13 @@ pub fn rectifier() -> Manifest {
         arithmetic,
         rounds: Default::default(),
         program,
-        outputs: vec![OutputInfo { name: "y".into(), shape: vec![1, 12], activation: None, columns: vec![] }],
+        outputs: vec![OutputInfo {
+            name: "y".into(),
+            shape: vec![1, 12],
+            finish: None,
+            columns: vec![],
+            proved: false,
+        }],
     }
 }
 
@@ -229,7 +237,7 @@ pub fn model_config(data: &[u8]) {
                 name: "y".into(),
                 value: 0,
                 original_shape: shape.clone(),
-                activation: None,
+                finish: None,
             }],
         };
         let Ok(config) = Config::parse(text, &graph) else { continue };

@@ -91,7 +91,8 @@ pub fn manifest(data: &[u8]) -> Manifest {
     };
     let input_scale = d.one_of(&[1.0, 255.0, 1024.0, 65_536.0]);
     let rounds = d.one_of(&[Rounds::Balanced, Rounds::Fewest]);
-    let mut p = Program { input_shape, input_scale, bounds, layers: Vec::new(), outputs: Vec::new() };
+    let mut p =
+        Program { input_shape, input_scale, bounds, layers: Vec::new(), outputs: Vec::new(), watched: None };
     let mut weights = 0;
     for _ in 0..1 + d.below(LAYERS) {
         if let Some(layer) = layer(d, &mut p, &mut weights) {
@@ -99,12 +100,15 @@ pub fn manifest(data: &[u8]) -> Manifest {
         }
     }
     let last = p.layers.len() as Register;
+    let counts = |l: &Layer| l.op == Instruction::Outside;
+    p.watched = p.layers.iter().rposition(counts).map(|i| i as Register + 1);
     p.outputs = vec![if d.wild() { d.below(1 + last as usize) as Register } else { last }];
     let mut shape = p.shape(p.outputs[0]).to_vec();
     if let [n, h, w, c] = shape[..] {
         shape = vec![n, c, h, w];
     }
-    let outputs = vec![OutputInfo { name: "out".into(), shape, activation: None, columns: Vec::new() }];
+    let outputs =
+        vec![OutputInfo { name: "out".into(), shape, finish: None, columns: Vec::new(), proved: false }];
     let config = Config {
         name: "hostile".into(),
         task: Task::Other,
@@ -184,7 +188,8 @@ fn pointwise(d: &mut Decisions<'_>, p: &Program) -> Option<Layer> {
         2 => (Instruction::LeakyRelu { negative: d.number() }, Kind::Reduced, Range::Reduced),
         3 => (Instruction::Halves, Kind::Reduced, Range::Full),
         4 | 5 => (Instruction::Requantise { factor: d.number() }, Kind::Full, Range::Reduced),
-        _ => (Instruction::Lift, Kind::Reduced, Range::Full),
+        6 => (Instruction::Lift, Kind::Reduced, Range::Full),
+        _ => return looked_at(d, p),
     };
     let x = register(d, p, wanted);
     let mut shape = p.shape(x).to_vec();
@@ -193,6 +198,18 @@ fn pointwise(d: &mut Decisions<'_>, p: &Program) -> Option<Layer> {
     }
     let scale = p.scale(x);
     new(op, &[x], shape, range, scale)
+}
+
+/// A sample, or a count of what is outside.
+fn looked_at(d: &mut Decisions<'_>, p: &Program) -> Option<Layer> {
+    let x = register(d, p, Kind::Reduced);
+    if d.below(2) == 0 {
+        let stride = 1 + d.below(4);
+        let shape = vec![len(p.shape(x)).div_ceil(stride)];
+        return new(Instruction::Sample { stride }, &[x], shape, Range::Reduced, p.scale(x));
+    }
+    let inputs: Vec<Register> = (0..1 + d.below(3)).map(|_| register(d, p, Kind::Reduced)).collect();
+    new(Instruction::Outside, &inputs, vec![inputs.len()], Range::Full, 1.0)
 }
 
 fn arrange(d: &mut Decisions<'_>, p: &Program) -> Option<Layer> {

@@ -170,7 +170,7 @@ fn nothing_but_the_result_depends_on_the_picture() {
     for input in [&full, &empty] {
         let run = cluster.run(&share_image(&manifest, input).expect("fits")).expect("runs");
         let [a, b] = &run.outputs;
-        let found = open_result(&manifest, [a, b]).expect("opens");
+        let found = open_result(&manifest, [a, b]).expect("opens").outputs;
         let plain = twin.run(input).expect("in range");
         let [found_list, plain_list] = [&found, &plain].map(|o| Detections::from_rows(&o[0], stride));
         let agreement = compare(&found_list, &plain_list, 0.5);
@@ -217,7 +217,7 @@ fn fewer_rounds_where_links_are_long() {
     let sum: u64 = run.ledgers[0].entries().map(|(_, e)| e.sent.rounds).sum();
     assert!(planned(&fewest) + 10 < sum, "scores and boxes are computed side by side");
     let [a, b] = &run.outputs;
-    let found = open_result(&fewest, [a, b]).expect("opens");
+    let found = open_result(&fewest, [a, b]).expect("opens").outputs;
     let plain = prepared.plain(&input).expect("in range");
     let stride = prepared.config().detection.as_ref().expect("a detector").stride;
     let [found, plain] = [&found, &plain].map(|o| Detections::from_rows(&o[0], stride));

@@ -93,7 +93,7 @@ pub fn compose(first: Graph, head: &Graph, s: &Settings) -> Result<Graph> {
     let found = net.stage("box.detections", Stage::KeepFirst { k: d, columns: COLUMNS }, &[list, kept])?;
     for (name, value) in OUTPUTS.into_iter().zip([found, unsettled_proposals, unsettled_detections]) {
         let original_shape = net.graph.shape(value).to_vec();
-        net.graph.outputs.push(Output { name: name.into(), value, original_shape, activation: None });
+        net.graph.outputs.push(Output { name: name.into(), value, original_shape, finish: None });
     }
     net.graph.validate()?;
     Ok(net.graph)

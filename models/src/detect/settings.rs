@@ -82,6 +82,7 @@ struct File {
 #[derive(Deserialize)]
 struct FileAnchors {
     base: Vec<[f64; 4]>,
+    per_location: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -123,7 +124,18 @@ impl Settings {
     /// If it is not understood or a number makes no sense.
     pub fn parse(text: &str) -> Result<Self> {
         let bad = |why: String| Error::Config(why);
+        let text = text.trim_start_matches('\u{feff}');
         let f: File = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+        if f.rpn.min_size == 0.0 {
+            return Err(bad(
+                "rpn.min_size is 0, which is not supported: a proposal without width stands for an empty row. Its usual \
+                 value is 0.001"
+                    .into(),
+            ));
+        }
+        if f.anchors.per_location.is_some_and(|n| n != f.anchors.base.len()) {
+            return Err(bad("anchors.per_location is not how many anchors.base lists".into()));
+        }
         if f.rpn.delta_weights.is_some_and(|w| w != [1.0; 4]) {
             return Err(bad("rpn.delta_weights other than 1 are not supported".into()));
         }

@@ -7,6 +7,7 @@ use super::attributes::Reason;
 use super::tensor::{Array, Data};
 use super::{Call, Handled, Importer, Known, Value, axis_of, storage, storage_axes};
 use crate::arrange::Arrange;
+use crate::finish::Function;
 use crate::graph::{MAX_RANK, Op, elements};
 
 pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
@@ -89,7 +90,18 @@ pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
                 _ => Err("indices of more than one axis are not supported".into()),
             }
         }
-        "Cast" => call.value(0).map(Known::Value),
+        "Cast" => {
+            let x = call.value(0)?;
+            let index = x.finish.as_ref().is_some_and(|f| f.function == Function::ArgMax);
+            match call.attributes.int("to", 1) {
+                1 | 10 | 11 | 16 => Ok(Known::Value(x)),
+                // Indices are whole numbers.
+                3 | 5 | 6 | 7 | 12 | 13 if index => Ok(Known::Value(x)),
+                to => Err(format!(
+                    "casting computed numbers to type {to}, which is not of floats, is not supported"
+                )),
+            }
+        }
         _ => Err("it is supported on constants only".into()),
     }
 }
@@ -292,6 +304,9 @@ pub(super) fn fold(call: &Call<'_>) -> Option<Reason<Array>> {
         "Constant" => return Some(constant(call)),
         "Shape" => {
             let dims = match call.inputs.first()?.as_ref()? {
+                Known::Value(v) if v.finish.as_ref().is_some_and(|f| f.shape.is_some()) => {
+                    return Some(Err("the shape of indices is not supported".into()));
+                }
                 Known::Value(v) => &v.dims,
                 Known::Constant(c) => &c.dims,
                 Known::Unknown => return None,
@@ -391,16 +406,41 @@ fn reshaped(call: &Call<'_>, x: &Array) -> Reason<Array> {
     Ok(Array { dims, data: x.data.clone() })
 }
 
+/// The shape that two are brought to, axis by axis from the last: equal, or one of them 1.
+fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+    let rank = a.len().max(b.len());
+    let at = |dims: &[usize], i: usize| (i + dims.len()).checked_sub(rank).map_or(1, |j| dims[j]);
+    (0..rank)
+        .map(|i| match (at(a, i), at(b, i)) {
+            (x, y) if x == y => Some(x),
+            (1, n) | (n, 1) => Some(n),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Where element `i` of a broadcast result stands in an array of `dims`.
+fn broadcast_at(mut i: usize, out: &[usize], dims: &[usize]) -> usize {
+    let (mut at, mut stride) = (0, 1);
+    for axis in (0..out.len()).rev() {
+        let place = i % out[axis];
+        i /= out[axis];
+        if let Some(d) = (axis + dims.len()).checked_sub(out.len()).map(|j| dims[j]) {
+            at += if d == 1 { 0 } else { place * stride };
+            stride *= d;
+        }
+    }
+    at
+}
+
 fn integer_arithmetic(op: &str, a: &Array, b: &Array) -> Reason<Array> {
     let (Some(x), Some(y)) = (a.integers(), b.integers()) else {
         return Err("arithmetic on constant floats is not supported".into());
     };
-    if x.len() != y.len() && x.len() != 1 && y.len() != 1 || x.is_empty() || y.is_empty() {
-        return Err(format!("shapes {:?} and {:?}", a.dims, b.dims));
-    }
-    let n = x.len().max(y.len());
+    let dims = broadcast(&a.dims, &b.dims).ok_or_else(|| format!("shapes {:?} and {:?}", a.dims, b.dims))?;
+    let n = elements(&dims).ok_or_else(|| format!("its output would have shape {dims:?}"))?;
     let one = |i: usize| {
-        let (p, q) = (x[i % x.len()], y[i % y.len()]);
+        let (p, q) = (x[broadcast_at(i, &dims, &a.dims)], y[broadcast_at(i, &dims, &b.dims)]);
         match op {
             "Add" => p.checked_add(q),
             "Sub" => p.checked_sub(q),
@@ -409,6 +449,5 @@ fn integer_arithmetic(op: &str, a: &Array, b: &Array) -> Reason<Array> {
         }
     };
     let values: Option<Vec<i64>> = (0..n).map(one).collect();
-    let dims = if x.len() >= y.len() { a.dims.clone() } else { b.dims.clone() };
     Ok(Array { dims, data: Data::Ints(values.ok_or("it overflows")?) })
 }

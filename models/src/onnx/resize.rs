@@ -112,10 +112,21 @@ pub(super) fn resize(net: &mut Importer, call: &Call<'_>) -> Handled {
     let map = |axis: usize| Map { input: dims[axis], output: sizes[axis], scale: scales[axis], mode: &mode };
     let op = match a.string("mode", "nearest").as_str() {
         "nearest" => {
-            let rounding = if old { "floor".into() } else { a.string("nearest_mode", "round_prefer_floor") };
+            // Opset 10 rounds down as its predecessor does when it enlarges, and says nothing of its own for the
+            // rest; runtimes round up when it reduces.
+            let ceils = call.op == "Resize" && old;
+            let rounding = |axis: usize| match old {
+                true if ceils && scales[axis] < 1.0 => "ceil".into(),
+                true => "floor".into(),
+                false => a.string("nearest_mode", "round_prefer_floor"),
+            };
             let whole = |d: usize| (0..d as u32).collect();
-            let axes =
-                vec![whole(dims[0]), map(2).nearest(&rounding)?, map(3).nearest(&rounding)?, whole(dims[1])];
+            let axes = vec![
+                whole(dims[0]),
+                map(2).nearest(&rounding(2))?,
+                map(3).nearest(&rounding(3))?,
+                whole(dims[1]),
+            ];
             Op::Arrange(Arrange::Select(Select { axes }))
         }
         "linear" | "bilinear" => Op::Weighted { rows: map(2).linear()?, columns: map(3).linear()? },

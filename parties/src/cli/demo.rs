@@ -12,7 +12,7 @@ use sharelens::{Identity, Outcome, PlanReport, Role};
 
 use super::document::Document;
 use super::nodes::{self, Nodes};
-use super::{Mode, RingName, Ui, Wan, infer, model, outputs, page, shipped, show};
+use super::{Mode, NotTrusted, RingName, Ui, Wan, infer, model, outputs, page, shipped, show};
 
 /// Files that the report shows.
 const BOXES: &str = "boxes.png";
@@ -109,16 +109,18 @@ impl Demo {
         nodes.stop().await;
 
         let twin = prepared.twin(&model::arithmetic(&prepared, self.ring)?)?;
-        let (plain, float) = (twin.run(&input)?, prepared.float(&input)?);
+        // The reference refuses what leaves its range, so there is nothing to compare with then.
+        let plain = if done.ranges.in_range() { Some(twin.run(&input)?) } else { None };
+        let float = prepared.float(&input)?;
         let shown = if self.image.is_some() { &image } else { Path::new(shipped.image.0) };
-        let difference = Difference::of(&done.manifest, &done.outputs, &plain);
+        let difference = plain.as_ref().map(|plain| Difference::of(&done.manifest, &done.outputs, plain));
         let plan = |wan: Wan| PlanReport::new(&done.manifest, wan.rtt_ms, wan.mbit).map(|plan| plan.total);
         let total = self.wan.map(plan).transpose()?;
         let document = Document {
             model: name,
-            plain: Some(Outcome::new(&done.manifest, &plain)?),
+            plain: plain.map(|plain| Outcome::new(&done.manifest, &plain)).transpose()?,
             float: Some(Outcome::new(&done.manifest, &float)?),
-            difference: Some(difference),
+            difference,
             wan: total,
             ..done.document(shown, self.mode)?
         };
@@ -143,12 +145,19 @@ impl Demo {
             ));
         }
         let mut text = document.result.to_string();
+        for warning in document.warnings() {
+            text += &format!("\n  warning: {warning}");
+        }
         let wrote: Vec<String> = wrote.iter().map(|file| show(file)).collect();
-        text += &format!("\n  {}\n  wrote {}", difference, wrote.join("  "));
+        if let Some(difference) = difference {
+            text += &format!("\n  {difference}");
+        }
+        text += &format!("\n  wrote {}", wrote.join("  "));
         if seen {
             text += &format!("\nNobody saw the image: server 0's view is {}", show(&view));
         }
-        ui.result(&document, text)
+        ui.result(&document, text)?;
+        if document.in_range == Some(false) { Err(NotTrusted { images: 1 }.into()) } else { Ok(()) }
     }
 }
 

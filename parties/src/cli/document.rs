@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use sharelens::outcome::{Difference, Outcome};
+use sharelens::outcome::{Difference, Outcome, Ranges, Warning};
 use sharelens::report::{self, CostReport, Total};
 use sharelens::{Pin, Result};
 use sharelens_models::Manifest;
@@ -28,6 +28,13 @@ pub struct Document {
     pub ring: &'static str,
     /// The file.
     pub image: String,
+    /// Whether all numbers that were looked at stayed in the range in which they can be trusted. If not, the result must
+    /// not be relied on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_range: Option<bool>,
+    /// The same by layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ranges: Option<Ranges>,
     /// What the model says.
     pub result: Outcome,
     /// The same by the bit-exact reference in the clear.
@@ -48,6 +55,12 @@ pub struct Document {
 }
 
 impl Document {
+    /// What to know before relying on it; the result's own warnings are in its text.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let ranges = self.ranges.clone().filter(|ranges| !ranges.in_range());
+        ranges.map(Warning::OutOfRange).into_iter().collect()
+    }
+
     /// With the result of `outputs` alone.
     pub fn new(manifest: &Manifest, image: &Path, outputs: &[Vec<f64>]) -> Result<Self> {
         Ok(Self {
@@ -57,6 +70,8 @@ impl Document {
             mode: None,
             ring: report::ring(manifest),
             image: show(image),
+            in_range: None,
+            ranges: None,
             result: Outcome::new(manifest, outputs)?,
             plain: None,
             float: None,

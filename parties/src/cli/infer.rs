@@ -8,7 +8,8 @@ use clap::Args;
 use sharelens::client::{Inference, Patience, Progress};
 use sharelens::config::LinkConfig;
 use sharelens::control::Start;
-use sharelens::outcome::Difference;
+use sharelens::engine::Opened;
+use sharelens::outcome::{Difference, Ranges};
 use sharelens::report::{CostReport, PlanReport};
 use sharelens::{Client, Cluster, Identity, Outcome, Pin, Role, engine};
 use sharelens_models::Manifest;
@@ -89,6 +90,8 @@ pub struct Done {
     pub manifest: Manifest,
     /// The outputs before the final activation.
     pub outputs: Vec<Vec<f64>>,
+    /// Whether numbers stayed in their range.
+    pub ranges: Ranges,
     /// Shares and reports.
     pub inference: Inference,
     /// Whether the image waited for preprocessing.
@@ -111,6 +114,8 @@ impl Done {
             version: Some(model.version),
             owner: Some(self.inference.owner),
             mode: Some(mode),
+            in_range: Some(self.ranges.in_range()),
+            ranges: Some(self.ranges.clone()),
             cost: Some(self.cost()),
             ..Document::new(&self.manifest, image, &self.outputs)?
         })
@@ -167,8 +172,8 @@ pub async fn infer(client: &Client, wanted: Wanted<'_>, start: Start, image: &Pa
     bar.finish_and_clear();
     let (inference, manifest, view) = done?;
     let [a, b] = &inference.outputs;
-    let outputs = engine::open_result(&manifest, [a, b])?;
-    Ok(Done { manifest, outputs, inference, start, view })
+    let Opened { outputs, ranges } = engine::open_result(&manifest, [a, b])?;
+    Ok(Done { manifest, outputs, ranges, inference, start, view })
 }
 
 impl Infer {
@@ -204,6 +209,9 @@ impl Infer {
             let document = done.document(image, self.mode)?;
             ui.say(format_args!("{}\n{}", show(image), document.result));
             ui.say(done.cost());
+            if !ui.json {
+                document.warnings().iter().for_each(|warning| ui.print(format_args!("  warning: {warning}")));
+            }
             if ui.quiet && !ui.json {
                 ui.print(document.result.to_string().trim());
             }

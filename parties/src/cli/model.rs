@@ -217,6 +217,16 @@ impl Prepare {
             text +=
                 &format!("least room: {} ({}), {:.2} times its calibrated range\n", t.name, t.op, t.headroom);
         }
+        let proved = report.values.iter().filter(|v| v.proved).count();
+        let all = report.values.len();
+        text += &if proved == all {
+            "in range for any picture: proved for every layer\n".to_string()
+        } else {
+            format!(
+                "in range for any picture: proved for {proved} of {all} values; for the others as far as these pictures \
+                 show, so every run looks at them and tells the client what left its range\n"
+            )
+        };
         text += &format!(
             "{}: {} bytes per element\nwrote {}",
             report.arithmetic,

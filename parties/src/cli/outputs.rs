@@ -13,7 +13,7 @@ use sharelens_models::detect::precision::Truth;
 use sharelens_models::image::Picture;
 
 use super::document::Document;
-use super::{Ui, annotations, draw, show};
+use super::{NotTrusted, Ui, annotations, draw, show};
 
 #[derive(Debug, Args)]
 pub struct Outputs {
@@ -33,6 +33,8 @@ pub struct Collector<'a> {
     to: &'a Outputs,
     ui: Ui,
     documents: Vec<Value>,
+    /// Images whose result must not be relied on.
+    untrusted: usize,
     coco: Vec<Value>,
     /// Of the model, once there is a result.
     config: Option<Config>,
@@ -52,7 +54,7 @@ impl<'a> Collector<'a> {
             std::fs::create_dir_all(out).with_context(|| show(out))?;
         }
         let (documents, coco, truth, found, float) = Default::default();
-        Ok(Self { to, ui, documents, coco, config: None, truth, found, float })
+        Ok(Self { to, ui, documents, untrusted: 0, coco, config: None, truth, found, float })
     }
 
     /// Takes one image's outputs and document.
@@ -65,7 +67,7 @@ impl<'a> Collector<'a> {
         document: Document,
     ) -> Result<()> {
         if self.ui.json {
-            for warning in document.result.warnings() {
+            for warning in document.warnings().into_iter().chain(document.result.warnings()) {
                 tracing::warn!("{}: {warning}", show(image));
             }
         }
@@ -82,6 +84,7 @@ impl<'a> Collector<'a> {
                 boxes_picture(image, manifest, found, &named("-boxes.png"))?;
             }
         }
+        self.untrusted += usize::from(document.in_range == Some(false));
         self.documents.push(serde_json::to_value(&document)?);
         if self.to.coco.is_none() && self.to.annotations.is_none() {
             return Ok(());
@@ -126,7 +129,10 @@ impl<'a> Collector<'a> {
         if self.ui.json {
             println!("{}", serde_json::to_string_pretty(&document)?);
         }
-        Ok(())
+        match self.untrusted {
+            0 => Ok(()),
+            images => Err(NotTrusted { images }.into()),
+        }
     }
 }
 
@@ -153,4 +159,48 @@ fn coco(id: usize, image: &Path, config: &Config, found: &Detections) -> Result<
         })
     };
     Ok((0..found.len()).map(entry).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use sharelens::outcome::{Outcome, Ranges, Tensors, Watched};
+
+    use super::*;
+
+    #[test]
+    fn a_result_that_must_not_be_trusted_ends_the_command_with_a_code_of_its_own() {
+        let to = Outputs { out: None, coco: None, annotations: None };
+        let ui = Ui { json: false, quiet: true };
+        let watched = |outside| Watched { layer: "conv".into(), sampled: 9, outside };
+        let document = |outside| Document {
+            model: "m".into(),
+            version: None,
+            owner: None,
+            mode: None,
+            ring: "rns",
+            image: "a.png".into(),
+            in_range: Some(outside == 0),
+            ranges: Some(Ranges { layers: vec![watched(0), watched(outside)] }),
+            result: Outcome::Tensors(Tensors { outputs: vec![] }),
+            plain: None,
+            float: None,
+            difference: None,
+            cost: None,
+            wan: None,
+        };
+        let manifest = shipped();
+        for (outside, ok) in [(0, true), (2, false)] {
+            let mut collector = Collector::new(&to, &[], ui).unwrap();
+            let document = document(outside);
+            assert_eq!(document.warnings().is_empty(), ok);
+            collector.add(Path::new("a.png"), &manifest, &[vec![0.0]], None, document).unwrap();
+            let end = collector.finish();
+            assert_eq!(end.is_ok(), ok);
+            assert!(end.is_ok() || end.unwrap_err().is::<NotTrusted>());
+        }
+    }
+
+    fn shipped() -> Manifest {
+        super::super::shipped::CLASSIFIER.model().unwrap().manifest().unwrap()
+    }
 }

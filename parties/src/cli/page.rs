@@ -39,7 +39,7 @@ pub fn html(document: &Document, boxes: &str, view: Option<&str>) -> String {
         });
         page += &table(&Detection::COLUMNS, rows);
     }
-    for warning in document.result.warnings() {
+    for warning in document.warnings().into_iter().chain(document.result.warnings()) {
         page += &format!("<p><b>Warning:</b> {}</p>\n", escape(&warning.to_string()));
     }
     if let Some(difference) = &document.difference {
@@ -109,6 +109,8 @@ mod tests {
             mode: None,
             ring: "rns",
             image: "a\"b&c".into(),
+            in_range: None,
+            ranges: None,
             result: Outcome::Detection(found),
             plain: None,
             float: None,

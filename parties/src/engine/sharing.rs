@@ -1,5 +1,6 @@
 //! The ends that see numbers: the owner splits weights, the client splits an image and joins a result.
 
+use sharelens_models::config::Preprocess;
 use sharelens_models::{Arithmetic, Manifest};
 use sharelens_ops::plain::Weights;
 use sharelens_protocol::correlation::SecureRing;
@@ -12,6 +13,7 @@ use super::{IMAGE, WEIGHTS};
 use crate::client::SharedImage;
 use crate::codec;
 use crate::error::{Error, Result};
+use crate::outcome::Ranges;
 
 /// A manifest as it travels.
 ///
@@ -73,20 +75,34 @@ fn split_weights<R: SecureRing>(
 /// Splits an input (real numbers in the program's order), fresh randomness each time.
 ///
 /// # Errors
-/// [`Error::Config`] if the input has another length than the model's.
+/// [`Error::Config`] if the input has another length than the model's, or if it cannot come from a picture: ranges were
+/// proved for pictures alone.
 pub fn share_image(manifest: &Manifest, input: &[f32]) -> Result<SharedImage> {
     let program = &manifest.program;
     if input.len() != program.input_len() {
         let reason = format!("has {} numbers, the model takes {}", input.len(), program.input_len());
         return Err(Error::Config { file: "the image".into(), reason });
     }
+    if let Some(range) = manifest.config.preprocess.as_ref().map(Preprocess::range) {
+        // Rounding to single precision moves black and white a little.
+        let fits = |(v, (lo, hi)): (&f32, &(f64, f64))| {
+            let slack = 1e-5 * (hi - lo).max(lo.abs()).max(hi.abs());
+            (lo - slack..=hi + slack).contains(&f64::from(*v))
+        };
+        if let Some(at) = input.iter().zip(range.iter().cycle()).position(|pair| !fits(pair)) {
+            let reason = format!(
+                "number {at} is {}, which no picture becomes by this model's preprocessing",
+                input[at]
+            );
+            return Err(Error::Config { file: "the image".into(), reason });
+        }
+    }
     let numbers = Zeroizing::new(program.encode(input));
     let seed = fresh_seed()?;
     let prg = seed.prg(IMAGE);
-    let outputs: usize = program.outputs().map(|(shape, _)| shape.iter().product::<usize>()).sum();
     with_ring!(manifest, |ring| {
         let words = share::split(ring, Range::Full, &prg, Step::layer(0), Purpose::Input, &numbers);
-        let output_bytes = outputs * bytes(ring, Range::Reduced);
+        let output_bytes = program.results_len() * bytes(ring, Range::Reduced);
         Ok(SharedImage { seed, words: Zeroizing::new(share::to_bytes(&words)), output_bytes })
     })
 }
@@ -112,23 +128,28 @@ fn first_plane<R: SecureRing>(ring: &R, n: usize, shared: &SharedImage, server: 
     words.chunks_exact(word).take(n).map(|w| w[word - 1]).collect()
 }
 
-/// Joins both servers' shares of the result: each output as real numbers in the network's order, before the
-/// final activation.
+/// A result as the client opens it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opened {
+    /// Each output as real numbers in the network's order, before the final activation.
+    pub outputs: Vec<Vec<f64>>,
+    /// Which layers a picture drove out of the range in which their numbers can be trusted.
+    pub ranges: Ranges,
+}
+
+/// Joins both servers' shares of the result.
 ///
 /// # Errors
 /// [`Error::Protocol`] if a share is malformed, [`Error::Malformed`] if it has another length.
-pub fn open_result(manifest: &Manifest, shares: [&[u8]; 2]) -> Result<Vec<Vec<f64>>> {
+pub fn open_result(manifest: &Manifest, shares: [&[u8]; 2]) -> Result<Opened> {
     with_ring!(manifest, |ring| join_outputs(ring, manifest, shares))
 }
 
-fn join_outputs<R: SecureRing>(
-    ring: &R,
-    manifest: &Manifest,
-    mut shares: [&[u8]; 2],
-) -> Result<Vec<Vec<f64>>> {
-    let mut outputs = Vec::new();
-    for (index, (shape, _)) in manifest.program.outputs().enumerate() {
-        let len = shape.iter().product::<usize>() * ring.bytes(Range::Reduced);
+fn join_outputs<R: SecureRing>(ring: &R, manifest: &Manifest, mut shares: [&[u8]; 2]) -> Result<Opened> {
+    let program = &manifest.program;
+    let (mut outputs, mut ranges) = (Vec::new(), Ranges::default());
+    for (index, register) in program.results().enumerate() {
+        let len = program.shape(register).iter().product::<usize>() * ring.bytes(Range::Reduced);
         let mut words = Vec::new();
         for share in &mut shares {
             let (now, later) = share.split_at_checked(len).ok_or_else(|| Error::Malformed {
@@ -141,9 +162,17 @@ fn join_outputs<R: SecureRing>(
         }
         let [a, b] = <[_; 2]>::try_from(words).map_err(|_| Error::Internal("two shares".into()))?;
         let integers = share::join(ring, Range::Reduced, a, &b);
+        let Some(info) = manifest.outputs.get(index) else {
+            ranges.counted(&program.watched(), &integers);
+            continue;
+        };
+        // What stages of a detector yield is bounded by how they compute it.
+        if manifest.config.detection.is_none() && !info.proved {
+            ranges.seen(&info.name, &integers, program.bounds.lift);
+        }
         outputs.push(manifest.decode(index, &integers).map_err(|e| Error::Internal(e.to_string()))?);
     }
-    Ok(outputs)
+    Ok(Opened { outputs, ranges })
 }
 
 fn bytes<R: SecureRing>(ring: &R, range: Range) -> usize {

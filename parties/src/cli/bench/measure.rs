@@ -163,7 +163,7 @@ async fn in_processes(subject: &Subject, place: Place, settings: &Settings, ui: 
             offline_bytes: [r0.offline_sent, r1.offline_sent, r0.helper_sent + r1.helper_sent],
             online_bytes: [r0.online_sent, r1.online_sent],
             ledger: r0.ledger,
-            outputs: engine::open_result(manifest, [a, b])?,
+            outputs: engine::open_result(manifest, [a, b])?.outputs,
         });
         bar.inc(1);
     }
@@ -193,7 +193,7 @@ fn in_one_process(subject: &Subject, link: Link, settings: &Settings, ui: Ui) ->
         let upload = link.delivery(image.words.len() + HEADER_BYTES);
         let download = link.delivery(image.output_bytes + HEADER_BYTES);
         let [a, b] = &done.outputs;
-        let outputs = engine::open_result(manifest, [a, b])?;
+        let outputs = engine::open_result(manifest, [a, b])?.outputs;
         let [ledger, _] = done.ledgers;
         samples.push(Sample {
             offline: (done.offline + setup).as_secs_f64(),

@@ -182,12 +182,14 @@ impl Op {
                 bounds,
                 layers: vec![layer],
                 outputs: vec![1],
+                watched: None,
             },
             outputs: vec![OutputInfo {
                 name: "y".into(),
                 shape: original,
-                activation: None,
+                finish: None,
                 columns: Vec::new(),
+                proved: false,
             }],
         };
         manifest.validate()?;

@@ -1,0 +1,34 @@
+//! Pictures that drive numbers out of what calibration saw.
+
+use std::path::Path;
+
+use sharelens_models::image::Picture;
+use sharelens_models::{Arithmetic, Model, Options, prepare};
+
+/// A network whose calibration pictures are faint: `adv.png` drives its convolution 16 times beyond them. ONNX Runtime
+/// gives (16.0, 0.464).
+#[test]
+fn room_is_made_for_any_picture_where_it_is_within_reach() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/overflow");
+    let config = std::fs::read_to_string(dir.join("config.json")).unwrap();
+    let model = Model::from_bytes(&std::fs::read(dir.join("model.onnx")).unwrap(), Some(&config)).unwrap();
+    let input = |name: &str| model.input(&Picture::load(&dir.join(name)).unwrap()).unwrap();
+    let calibration: Vec<_> = (0..4).map(|i| input(&format!("cal/c{i}.png"))).collect();
+    let (prepared, report) = prepare(&model, &calibration, &Options::default()).unwrap();
+    assert!(report.values.iter().all(|v| v.proved), "{:?}", report.values);
+    let manifest = prepared.manifest().unwrap();
+    assert!(manifest.program.watched().is_empty() && manifest.outputs.iter().all(|o| o.proved));
+    let found = prepared.twin(prepared.arithmetic()).unwrap().run(&input("adv.png")).unwrap();
+    // Within two thousandths of what it reaches.
+    assert!((found[0][0] - 16.0).abs() < 0.032 && (found[0][1] - 0.464).abs() < 0.032, "{found:?}");
+    // Where the worst case is out of reach, a run looks instead.
+    let config = config.replace(r#""std": [0.5]"#, r#""std": [1e-5]"#);
+    let adversarial = input("adv.png");
+    let model = Model::from_bytes(&std::fs::read(dir.join("model.onnx")).unwrap(), Some(&config)).unwrap();
+    let (prepared, report) =
+        prepare(&model, &calibration, &Options { stress: false, ..Options::default() }).unwrap();
+    assert!(report.values.iter().all(|v| !v.proved));
+    assert_eq!(prepared.manifest().unwrap().program.watched().len(), 1);
+    let twin = prepared.twin(&Arithmetic::usual(2, 2).unwrap()).unwrap();
+    assert!(twin.run(&adversarial).is_err());
+}
