@@ -2,10 +2,11 @@
 # Three nodes on this machine, each attack for SECONDS (60 by default), an enrolled client that asks meanwhile, and what
 # the attacked nodes hold before and after: memory of the processes, bytes of their data.
 #
-#     bash tests/siege.sh [SECONDS]
+#     bash tests/siege.sh [SECONDS] [ATTACK...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
+all=(strangers half-open lonely lonely-0 ids uploads)
 cargo build --release --locked -q -p sharelens --bins --example siege
 bin=$PWD/target/release/sharelens siege=$PWD/target/release/examples/siege data=$PWD/models/data
 dir=$(mktemp -d)
@@ -33,7 +34,9 @@ sleep 2
 ask() { "$bin" --quiet infer --cluster cluster.toml --model net --dir keys-clinic "$data"/brain_mri/no_tumor-image_39.jpg > /dev/null; }
 for _ in 1 2 3 4 5; do ask; done
 held() { for p in "${pids[@]}"; do awk '/VmRSS/ {printf "%d ", $2 / 1024}' /proc/$p/status; done; printf 'MiB, '; du -sb server0/data server1/data helper/data | awk '{printf "%d ", $1}'; echo bytes; }
-for attack in strangers half-open lonely lonely-0 ids uploads; do
+attacks=("${@:2}")
+if [ ${#attacks[@]} -eq 0 ]; then attacks=("${all[@]}"); fi
+for attack in "${attacks[@]}"; do
     echo "== $attack for $seconds s"
     echo "before: $(held)"
     "$siege" $attack --cluster cluster.toml --key keys-greedy/client.key --seconds $seconds &

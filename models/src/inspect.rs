@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result, Unsupported};
 use crate::graph::{Graph, Op};
-use crate::model::read;
+use crate::model::read_onnx;
 use crate::onnx;
 
 /// A report on an ONNX file.
@@ -63,7 +63,7 @@ pub struct LayerReport {
 ///
 /// If the file is damaged; nodes that are not supported are part of the report.
 pub fn inspect(path: &Path) -> Result<Inspection> {
-    inspect_bytes(&read(path)?)
+    inspect_bytes(&read_onnx(path)?)
 }
 
 /// Reports on the bytes of an ONNX file.

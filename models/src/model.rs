@@ -29,12 +29,12 @@ impl Model {
             let beside = path.join("config.json");
             let text = Config::read(config.unwrap_or(&beside))?;
             return Self::detector(
-                &read(&path.join("rpn.onnx"))?,
-                &read(&path.join("box_head.onnx"))?,
+                &read_onnx(&path.join("rpn.onnx"))?,
+                &read_onnx(&path.join("box_head.onnx"))?,
                 &text,
             );
         }
-        let graph = onnx::import(&read(path)?)?;
+        let graph = onnx::import(&read_onnx(path)?)?;
         let beside = path.with_file_name("config.json");
         let config = match config {
             Some(c) => Config::load(c, &graph)?,
@@ -152,6 +152,15 @@ impl Model {
         let p = self.config.preprocess.as_ref();
         picture.input(p.ok_or_else(|| Error::Image("this network does not take pictures".into()))?)
     }
+}
+
+/// An ONNX file with its weights, if it is not too large: what lies in other files beside it is put into one.
+///
+/// # Errors
+///
+/// [`Error::File`], [`Error::Limit`], or what is wrong with the weights.
+pub fn read_onnx(path: &Path) -> Result<Vec<u8>> {
+    onnx::external::inline(read(path)?, path.parent().unwrap_or(Path::new(".")))
 }
 
 /// A model file, if it is not too large.

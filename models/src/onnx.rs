@@ -1,4 +1,4 @@
-//! Import of ONNX models, opset 9 to 21.
+//! Import of ONNX models, opset 9 to 24.
 //!
 //! Feature maps change from `[n, c, h, w]` to `[n, h, w, c]` on the way. Everything a file states is checked
 //! before it is believed; all nodes that are not supported are reported at once.
@@ -12,6 +12,7 @@ use crate::finish::{Finish, Function};
 use crate::graph::{Graph, MAX_NODES, Node, Op, Output, ValueId, elements};
 
 mod attributes;
+pub mod external;
 mod linear;
 mod movement;
 mod pointwise;
@@ -95,8 +96,8 @@ pub(crate) fn import_model(model: &ModelProto) -> Result<Graph> {
         .iter()
         .find(|o| o.domain.is_empty() || o.domain == "ai.onnx")
         .map_or(0, |o| o.version);
-    if !(9..=21).contains(&opset) {
-        return Err(Error::Onnx(format!("it uses opset {opset}; opsets 9 to 21 are supported")));
+    if !(9..=24).contains(&opset) {
+        return Err(Error::Onnx(format!("it uses opset {opset}; opsets 9 to 24 are supported")));
     }
     let graph = model.graph.as_ref().ok_or_else(|| Error::Onnx("the file holds no graph".into()))?;
     if graph.node.len() > MAX_NODES {

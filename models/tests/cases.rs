@@ -96,3 +96,56 @@ fn a_picture_with_colours_last_is_named() {
     let e = Model::from_bytes(&builder.build(&["y"]), Some(config)).expect_err("eight channels").to_string();
     assert!(e.contains("channels first"), "{e}");
 }
+
+#[test]
+fn weights_beside_the_model_are_read_and_no_other_file_is() {
+    use prost::Message;
+    use sharelens_models::onnx::proto::{Entry, ModelProto};
+    let whole = file("softmax_axis1_map_op13.onnx");
+    let apart = |location: &str, offset: usize, dir: &std::path::Path| {
+        let mut model = ModelProto::decode(&whole[..]).unwrap();
+        let weights: Vec<u8> = {
+            let tensor = &mut model.graph.as_mut().unwrap().initializer[0];
+            let data = match tensor.raw_data.is_empty() {
+                true => tensor.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+                false => std::mem::take(&mut tensor.raw_data),
+            };
+            tensor.float_data.clear();
+            tensor.data_location = 1;
+            let entry = |key: &str, value: String| Entry { key: key.into(), value };
+            tensor.external_data = vec![
+                entry("location", location.into()),
+                entry("offset", offset.to_string()),
+                entry("length", data.len().to_string()),
+            ];
+            [vec![9; 8], data].concat()
+        };
+        std::fs::write(dir.join("weights.bin"), &weights).unwrap();
+        let path = dir.join("model.onnx");
+        std::fs::write(&path, model.encode_to_vec()).unwrap();
+        path
+    };
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("model");
+    std::fs::create_dir(&dir).unwrap();
+    let model = Model::import(&apart("weights.bin", 8, &dir), None).expect("as in one file");
+    let same = Model::from_bytes(&whole, None).unwrap();
+    assert_eq!(model.graph(), same.graph());
+    // Out of the directory, by name or by a link; behind the end; without a name.
+    std::fs::copy(dir.join("weights.bin"), home.path().join("weights.bin")).unwrap();
+    let mut wrong =
+        vec![("../weights.bin", 8, "beside the model"), ("weights.bin", 9, "end behind"), ("", 0, "beside")];
+    let absolute = home.path().join("weights.bin");
+    wrong.push((absolute.to_str().unwrap(), 8, "beside the model"));
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(&absolute, dir.join("link.bin")).unwrap();
+        wrong.push(("link.bin", 8, "link out of the model's directory"));
+    }
+    for (location, offset, why) in wrong {
+        let e = Model::import(&apart(location, offset, &dir), None).expect_err(location).to_string();
+        assert!(e.contains(why), "{location}: {e}");
+    }
+    let bytes = std::fs::read(apart("weights.bin", 8, &dir)).unwrap();
+    assert!(Model::from_bytes(&bytes, None).unwrap_err().to_string().contains("given as a file"));
+}

@@ -47,7 +47,7 @@ fn one_fault_each() {
     refused(b"not onnx at all", "");
     refused(&[], "opset 0");
     refused(&conv(8).build(&["c"]), "opset 8");
-    refused(&conv(22).build(&["c"]), "opset 22");
+    refused(&conv(25).build(&["c"]), "opset 25");
     refused(&conv(13).build(&["nothing"]), "nothing");
     refused(&conv(13).node("Relu", &["ghost"], "r", &[]).build(&["r"]), "ghost");
     refused(&conv(13).weights("w", &[1]).build(&["c"]), "two weights");

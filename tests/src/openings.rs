@@ -281,6 +281,31 @@ pub fn check_with(manifest: &Manifest, seed: u64, care: Care) -> Verdict {
     }
 }
 
+/// The same on two given inputs, integers at the scale of the program's input.
+///
+/// # Panics
+/// As [`check`], and if the manifest is refused.
+pub fn check_inputs(manifest: &Manifest, inputs: [&[i64]; 2], seed: u64, care: Care) -> Verdict {
+    fn on<R: Visible>(
+        ring: &R,
+        manifest: &Manifest,
+        inputs: [&[i64]; 2],
+        seed: u64,
+        care: Care,
+    ) -> Result<Verdict> {
+        let subject = Subject { care, ..Subject::new(ring, manifest)? };
+        looked_at(&subject, &inputs.map(|x| ring.encode(Range::Full, x).into()), seed)
+    }
+    manifest.validate().expect("sound");
+    match &manifest.arithmetic {
+        Arithmetic::Rns(moduli) => {
+            on(&Rns::new(moduli.clone()).expect("usable"), manifest, inputs, seed, care)
+        }
+        Arithmetic::Z64 => on(&Z64::new(), manifest, inputs, seed, care),
+    }
+    .expect("planned")
+}
+
 fn checked<R: Visible>(ring: &R, manifest: &Manifest, seed: u64, care: Care) -> Result<Verdict> {
     let subject = Subject { care, ..Subject::new(ring, manifest)? };
     let n = manifest.program.input_len();
@@ -293,9 +318,19 @@ fn checked<R: Visible>(ring: &R, manifest: &Manifest, seed: u64, care: Care) -> 
         1 => [ring.encode(Range::Full, &same).into(), ring.encode(Range::Full, &mild).into()],
         _ => [any, ring.encode(Range::Full, &same).into()],
     };
+    looked_at(&subject, &inputs, seed)
+}
+
+/// Runs on both inputs, as often as it takes to tell chance from a leak.
+fn looked_at<R: Visible>(
+    subject: &Subject<'_, R>,
+    inputs: &[Secret<R::Word>; 2],
+    seed: u64,
+) -> Result<Verdict> {
+    let (care, manifest) = (subject.care, subject.manifest);
     let mut suspects: Option<BTreeMap<Step, String>> = None;
     for again in 0..care.again {
-        let runs = opened_twice(&subject, &inputs, 1000 * seed + 1_000_003 * again)?;
+        let runs = opened_twice(subject, inputs, 1000 * seed + 1_000_003 * again)?;
         let [a, b] = &runs;
         let Some(first) = a.first().filter(|_| a.len() > care.runs / 2 && b.len() > care.runs / 2) else {
             return Ok(Verdict::Refused("its levels lose rows too often to be looked at".into()));

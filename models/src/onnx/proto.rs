@@ -135,9 +135,23 @@ pub struct TensorProto {
     /// Elements, where they are doubles.
     #[prost(double, repeated, tag = "10")]
     pub double_data: Vec<f64>,
+    /// In which file the elements are, and where, if they are in another.
+    #[prost(message, repeated, tag = "13")]
+    pub external_data: Vec<Entry>,
     /// Where the elements are: 1 is another file.
     #[prost(int32, tag = "14")]
     pub data_location: i32,
+}
+
+/// A key and its value.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Entry {
+    /// The key.
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// The value.
+    #[prost(string, tag = "2")]
+    pub value: String,
 }
 
 /// An input or output.

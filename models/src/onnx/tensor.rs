@@ -34,7 +34,7 @@ impl Array {
         let bad = |why: &str| Error::Onnx(format!("tensor {name}: {why}"));
         if t.data_location == 1 {
             return Err(bad(
-                "its data lies in another file, which is not supported; save the model in one file",
+                "its data lie in another file, which is read only where the model is given as a file",
             ));
         }
         let dims: Vec<usize> = t

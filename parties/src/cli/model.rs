@@ -1,5 +1,7 @@
 //! `model inspect`, `prepare`, `check` and `share`.
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -7,6 +9,7 @@ use clap::{Args, Subcommand};
 use sharelens::client::Patience;
 use sharelens::config::LinkConfig;
 use sharelens::control::ModelId;
+use sharelens::outcome::Tensor;
 use sharelens::{Client, Cluster, Identity, Role, engine};
 use sharelens_models::config::Preprocess;
 use sharelens_models::image::Picture;
@@ -33,6 +36,10 @@ pub enum Command {
         /// Directory of images.
         #[arg(long, value_name = "DIR")]
         images: PathBuf,
+        /// Also write each input with what floats and fixed point make of it, one JSON document a line: for
+        /// models/scripts/against_onnx_runtime.py.
+        #[arg(long, value_name = "FILE")]
+        export: Option<PathBuf>,
     },
     /// Share a prepared model among the nodes of a cluster.
     Share(Share),
@@ -102,7 +109,7 @@ pub fn run(command: Command, ui: Ui) -> Result<()> {
     match command {
         Command::Inspect { model } => inspect(&model, ui),
         Command::Prepare(prepare) => prepare.run(ui),
-        Command::Check { model, images } => check(&model, &images, ui),
+        Command::Check { model, images, export } => check(&model, &images, export.as_deref(), ui),
         Command::Share(share) => share.run(ui),
     }
 }
@@ -227,6 +234,7 @@ impl Prepare {
                  show, so every run looks at them and tells the client what left its range\n"
             )
         };
+        text += "not compared with another runtime: `model check --export` and models/scripts/against_onnx_runtime.py do that\n";
         text += &format!(
             "{}: {} bytes per element\nwrote {}",
             report.arithmetic,
@@ -237,9 +245,41 @@ impl Prepare {
     }
 }
 
-fn check(file: &Path, images: &Path, ui: Ui) -> Result<()> {
+/// Writes inputs and outputs in the order of the network's file, after its last functions.
+fn export(prepared: &Prepared, inputs: &[Vec<f32>], file: &Path) -> Result<()> {
+    let twin = prepared.twin(prepared.arithmetic())?;
+    let manifest = twin.manifest();
+    let mut out = BufWriter::new(File::create(file).with_context(|| show(file))?);
+    for input in inputs {
+        let finished = |outputs: Vec<Vec<f64>>| -> Vec<Tensor> {
+            let named = manifest.outputs.iter().zip(outputs).map(|(info, values)| {
+                let (shape, values) = info.finished(&values);
+                Tensor { name: info.name.clone(), shape, values }
+            });
+            named.collect()
+        };
+        let mut shape = manifest.program.input_shape.clone();
+        let mut values = input.clone();
+        if let [n, h, w, c] = shape[..] {
+            let order = sharelens_ops::layers::movement::transpose(&[n, h, w, c], &[0, 3, 1, 2]);
+            (shape, values) = (vec![n, c, h, w], order.into_iter().map(|i| input[i as usize]).collect());
+        }
+        let document = serde_json::json!({
+            "input": { "shape": shape, "values": values },
+            "float": finished(prepared.float(input)?),
+            "plain": finished(twin.run(input)?),
+        });
+        writeln!(out, "{document}").with_context(|| show(file))?;
+    }
+    out.flush().with_context(|| show(file))
+}
+
+fn check(file: &Path, images: &Path, to: Option<&Path>, ui: Ui) -> Result<()> {
     let prepared = load(file)?;
     let inputs = inputs(prepared.config().preprocess.as_ref(), images)?;
+    if let Some(to) = to {
+        export(&prepared, &inputs, to)?;
+    }
     let check = sharelens_models::check(&prepared, &inputs)?;
     let what = if check.detections.is_some() { " of logits and deltas" } else { "" };
     let mut text = format!(

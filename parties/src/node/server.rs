@@ -90,15 +90,33 @@ async fn serve<R: Runner>(
     inner.check_not_draining()?;
     let server = inner.role.server().ok_or_else(|| Error::Internal("the helper runs no model".into()))?;
     let known = inner.known(inner.storage.find(&request.model, request.version)?).await?;
-    inner.first_use(session).await?;
     let owner = inner.storage.owner(&known.id)?;
-    client.send(&Accepted { model: known.id.clone(), manifest: known.manifest.clone(), owner }).await?;
-
     let start = request.start;
     let links = Links::establish(inner, server, session, &known, start, ended);
-    let links = tokio::select! {
-        links = links => links?,
-        gone = client.gone() => return Err(gone),
+    tokio::pin!(links);
+    // Writing the id to disk takes as long as meeting the other nodes, so both go on at once. Nothing of the session is
+    // used before the id is there.
+    let accept = async {
+        inner.first_use(session).await?;
+        client.send(&Accepted { model: known.id.clone(), manifest: known.manifest.clone(), owner }).await
+    };
+    let mut early = None;
+    {
+        tokio::pin!(accept);
+        tokio::select! {
+            accepted = &mut accept => accepted?,
+            links = &mut links => {
+                accept.await?;
+                early = Some(links);
+            }
+        }
+    }
+    let links = match early {
+        Some(links) => links?,
+        None => tokio::select! {
+            links = &mut links => links?,
+            gone = client.gone() => return Err(gone),
+        },
     };
     let cap = usize::try_from(inner.config.preprocessing.memory_mib << 20).unwrap_or(usize::MAX);
     let store = Arc::new(inner.runner.store(&known.model, cap));

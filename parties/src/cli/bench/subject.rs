@@ -83,7 +83,11 @@ pub fn model(name: &str, options: &Options, arithmetic: Option<&Arithmetic>, ui:
     }
     if ends("slm") {
         let prepared = model::load(path)?;
-        let onnx = options.onnx.as_ref().map(|f| std::fs::read(f).with_context(|| show(f))).transpose()?;
+        let onnx = options
+            .onnx
+            .as_ref()
+            .map(|f| sharelens_models::model::read_onnx(f).with_context(|| show(f)))
+            .transpose()?;
         let input =
             options.input(prepared.config().preprocess.as_ref(), &prepared.graph().input_shape, None)?;
         return subject(stem(path), &prepared, onnx, input, arithmetic);
@@ -102,7 +106,7 @@ pub fn model(name: &str, options: &Options, arithmetic: Option<&Arithmetic>, ui:
 impl Options {
     fn file(&self, path: &Path) -> Result<Network> {
         let model = Model::import(path, self.config.as_deref()).with_context(|| show(path))?;
-        let onnx = Some(std::fs::read(path).with_context(|| show(path))?);
+        let onnx = Some(sharelens_models::model::read_onnx(path).with_context(|| show(path))?);
         let (preprocess, shape) = (model.config().preprocess.as_ref(), &model.graph().input_shape);
         let calibration = match &self.calibrate {
             Some(dir) => model::inputs(preprocess, dir)?,
