@@ -14,6 +14,9 @@ use crate::graph::{
 };
 use crate::program::{Instruction, Kind, Layer, Program};
 
+/// Most [`Instruction::Outside`] of a program; one is what preparation makes.
+const MAX_LOOKS: usize = 8;
+
 /// Version of the format.
 pub const VERSION: u32 = 4;
 
@@ -133,6 +136,11 @@ impl Manifest {
         let rows = sum(rows);
         if rows > MAX_ROWS {
             return bad(format!("its stages go through {rows} rows, and at most {MAX_ROWS} are accepted"));
+        }
+        // Sums by halves are planned step by step, for each of many inputs.
+        let looks = p.layers.iter().filter(|l| l.op == Instruction::Outside).count();
+        if looks > MAX_LOOKS {
+            return bad(format!("it looks at ranges {looks} times, and at most {MAX_LOOKS} are accepted"));
         }
         let mut weights = Vec::new();
         for (i, layer) in p.layers.iter().enumerate() {

@@ -32,3 +32,39 @@ fn room_is_made_for_any_picture_where_it_is_within_reach() {
     let twin = prepared.twin(&Arithmetic::usual(2, 2).unwrap()).unwrap();
     assert!(twin.run(&adversarial).is_err());
 }
+
+#[test]
+fn manifests_that_look_in_other_ways_are_refused() {
+    use sharelens_models::program::Instruction;
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/brain_mri_cnn/model.onnx");
+    let model = Model::import(&dir, None).unwrap();
+    let n = model.graph().input_shape.iter().product();
+    let options =
+        Options { tolerance: 1e9, arithmetic: Some(Arithmetic::usual(3, 2).unwrap()), ..Options::default() };
+    let (prepared, _) = prepare(&model, &[vec![0.5; n]], &options).unwrap();
+    let good = prepared.manifest().unwrap();
+    good.validate().unwrap();
+    let at =
+        |op: fn(&Instruction) -> bool| good.program.layers.iter().position(|l| op(&l.op)).expect("there");
+    let (sample, look) =
+        (at(|op| matches!(op, Instruction::Sample { .. })), at(|op| *op == Instruction::Outside));
+    let spoil = |what: &str, change: &dyn Fn(&mut sharelens_models::Manifest)| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        assert!(bad.validate().is_err(), "{what}");
+    };
+    spoil("a step of zero", &|m| m.program.layers[sample].op = Instruction::Sample { stride: 0 });
+    spoil("a step beyond the end", &|m| {
+        m.program.layers[sample].op = Instruction::Sample { stride: usize::MAX }
+    });
+    spoil("a sample of another length", &|m| m.program.layers[sample].shape[0] += 1);
+    spoil("a count of nothing", &|m| m.program.layers[look].inputs.clear());
+    spoil("fewer counts", &|m| m.program.layers[look].shape[0] += 1);
+    spoil("a register for counts that holds none", &|m| m.program.watched = Some(1));
+    spoil("no register", &|m| m.program.watched = Some(0));
+    spoil("a register beyond the end", &|m| m.program.watched = Some(u32::MAX));
+    spoil("looks without end", &|m| {
+        let look = m.program.layers[look].clone();
+        m.program.layers.extend(std::iter::repeat_n(look, 20));
+    });
+}
