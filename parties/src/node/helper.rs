@@ -95,9 +95,10 @@ async fn meet<R: Runner>(
 ) -> Result<ControlStream> {
     inner.check_not_draining()?;
     inner.known_work(Role::Server1, work).await?;
-    inner.first_use(session).await?;
     let (what, wait) = ("request", inner.config.limits.message_timeout());
-    let (stream, theirs) = inner.arrivals.take((kind, session), "server 0", what, wait).await?;
+    let arrival = inner.arrivals.take((kind, session), "server 0", what, wait);
+    // Writing the id to disk takes about as long; nothing is dealt before it is there.
+    let ((), (stream, theirs)) = tokio::try_join!(inner.first_use(session), arrival)?;
     if theirs == *work {
         return Ok(stream);
     }
