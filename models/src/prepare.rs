@@ -85,6 +85,8 @@ pub struct Report {
     /// Largest difference of an output between fixed point and floats, rounding at random as the servers do,
     /// over the inputs tried.
     pub error: f64,
+    /// The same as a share of how far the numbers of an output are apart, where there are several.
+    pub relative: Option<f64>,
     /// What was rewritten.
     pub changes: Changes,
     /// Range and room of each value.
@@ -146,12 +148,20 @@ pub fn prepare(model: &Model, samples: &[Vec<f32>], options: &Options) -> Result
             .map(|&(k, l)| Arithmetic::usual(k, l))
             .collect::<Result<_>>()?,
     };
-    let tolerance = options.tolerance;
     let mut refused = Vec::new();
     // Room for any picture first, where it costs nothing that is missed.
     let raised = secured(&graph, &model.config, &peaks, options.margin);
-    let tries = choices.iter().flat_map(|c| [(c, &raised, true), (c, &peaks, false)]);
-    for (arithmetic, peaks, secured) in tries.filter(|(_, _, secured)| !secured || raised != peaks) {
+    // Outputs that hardly differ must keep their ranking, too; where no ring does that, the usual tolerance has to do.
+    let spread = spread(&expected);
+    let close = options.tolerance.min(RELATIVE * options.tolerance * spread);
+    let goals = if close < options.tolerance { vec![close, options.tolerance] } else { vec![close] };
+    let tries = goals
+        .iter()
+        .flat_map(|goal| choices.iter().flat_map(move |c| [(*goal, c, true), (*goal, c, false)]))
+        .filter(|(_, _, secured)| !secured || raised != peaks);
+    for (tolerance, arithmetic, secured) in tries {
+        let (options, peaks) =
+            (&Options { tolerance, ..options.clone() }, if secured { &raised } else { &peaks });
         let settled = settle(&graph, &model.config, peaks, options, arithmetic.clone(), &trials, &expected);
         if secured && settled.as_ref().map_or(true, |(error, _)| *error > tolerance / 2.0) {
             continue;
@@ -164,6 +174,7 @@ pub fn prepare(model: &Model, samples: &[Vec<f32>], options: &Options) -> Result
                     bytes_per_element: arithmetic.bytes(),
                     inputs: [samples.len(), inputs.len() - samples.len()],
                     error,
+                    relative: spread.is_finite().then(|| error / spread),
                     changes,
                     values,
                     refused,
@@ -171,13 +182,34 @@ pub fn prepare(model: &Model, samples: &[Vec<f32>], options: &Options) -> Result
                 return Ok((prepared, report));
             }
             Ok((error, _)) => refused.push(format!(
-                "{arithmetic}: outputs are off by {error:.4} and more, {tolerance:.4} is allowed"
+                "{arithmetic}: outputs are off by {error:.2e} and more, {tolerance:.2e} is allowed"
             )),
             Err(e @ (Error::Range(_) | Error::Overflow { .. })) => refused.push(format!("{arithmetic}: {e}")),
             Err(e) => return Err(e),
         }
     }
     Err(Error::Range(format!("no choice of moduli is safe and precise enough; {}", refused.join("; "))))
+}
+
+/// How many times the tolerance an error may be, as a share of an output's spread: one per cent at the usual tolerance.
+const RELATIVE: f64 = 2.5;
+
+/// How far the numbers of one output of one picture are apart: of the output for which that is least. Infinite where none
+/// has several.
+fn spread(expected: &[Vec<Vec<f64>>]) -> f64 {
+    let mut least = f64::INFINITY;
+    for output in 0..expected.first().map_or(0, Vec::len) {
+        let of = |values: &Vec<f64>| {
+            let (lo, hi) =
+                values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
+            hi - lo
+        };
+        let widest = expected.iter().map(|outputs| of(&outputs[output])).fold(0.0, f64::max);
+        if widest > 0.0 {
+            least = least.min(widest);
+        }
+    }
+    least
 }
 
 /// How far a worst case may be beyond what was calibrated, to be made room for.

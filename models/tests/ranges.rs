@@ -68,3 +68,40 @@ fn manifests_that_look_in_other_ways_are_refused() {
         m.program.layers.extend(std::iter::repeat_n(look, 20));
     });
 }
+
+#[test]
+fn outputs_that_hardly_differ_keep_their_ranking() {
+    // The shipped classifier with logits a thousandth as large, as a network that was not trained has them.
+    use prost::Message;
+    use sharelens_models::onnx::proto::ModelProto;
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
+    let bytes = std::fs::read(dir.join("brain_mri_cnn/model.onnx")).unwrap();
+    let mut file = ModelProto::decode(&bytes[..]).unwrap();
+    let graph = file.graph.as_mut().unwrap();
+    let last: Vec<String> = graph.node.last().unwrap().input[1..].to_vec();
+    for tensor in graph.initializer.iter_mut().filter(|t| last.contains(&t.name)) {
+        for v in &mut tensor.float_data {
+            *v /= 1000.0;
+        }
+        for b in tensor.raw_data.chunks_exact_mut(4) {
+            let v = f32::from_le_bytes([b[0], b[1], b[2], b[3]]) / 1000.0;
+            b.copy_from_slice(&v.to_le_bytes());
+        }
+    }
+    let config = std::fs::read_to_string(dir.join("brain_mri_cnn/config.json")).unwrap();
+    let model = Model::from_bytes(&file.encode_to_vec(), Some(&config)).unwrap();
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir.join("brain_mri")).unwrap().map(|f| f.unwrap().path()).collect();
+    names.retain(|f| f.extension().is_some_and(|e| e == "jpg"));
+    names.sort();
+    let inputs: Vec<_> = names.iter().map(|f| model.input(&Picture::load(f).unwrap()).unwrap()).collect();
+    let (prepared, report) = prepare(&model, &inputs, &Options::default()).unwrap();
+    assert!(report.relative.unwrap() <= 0.01, "{:?} of {:?}", report.relative, report.error);
+    assert!(report.error < 0.0004, "far below what is accepted elsewhere: {}", report.error);
+    let twin = prepared.twin(prepared.arithmetic()).unwrap();
+    let top = sharelens_models::check::top;
+    for input in &inputs {
+        let (float, fixed) = (prepared.float(input).unwrap(), twin.run(input).unwrap());
+        assert_eq!(top(&float[0]), top(&fixed[0]), "{float:?} {fixed:?}");
+    }
+}

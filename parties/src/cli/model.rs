@@ -224,6 +224,18 @@ impl Prepare {
             text +=
                 &format!("least room: {} ({}), {:.2} times its calibrated range\n", t.name, t.op, t.headroom);
         }
+        if let Some(relative) = report.relative {
+            text += &format!(
+                "outputs are off by at most {:.2e}, {:.2} % of how far their numbers are apart{}\n",
+                report.error,
+                100.0 * relative,
+                if relative > 0.01 {
+                    ": A RANKING MAY BE LOST; try more moduli, as --moduli 4,4"
+                } else {
+                    ""
+                }
+            );
+        }
         let proved = report.values.iter().filter(|v| v.proved).count();
         let all = report.values.len();
         text += &if proved == all {
