@@ -400,7 +400,8 @@ impl Engine for Plain {
     }
 
     async fn is_outside(&mut self, at: Step, x: &Values<Reduced>, quarter: i64) -> Result<Values<Full>> {
-        let below = -quarter - (self.bounds.reduced - 2 * quarter).max(0);
+        // In two steps: twice a fourth of 2^64 is beyond 63 bits.
+        let below = -quarter - (self.bounds.reduced - quarter - quarter).max(0);
         self.map(at, x.as_slice(), |v| i64::from(v < below || v >= quarter))
     }
 
