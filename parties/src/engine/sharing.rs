@@ -90,10 +90,8 @@ pub fn share_image(manifest: &Manifest, input: &[f32]) -> Result<SharedImage> {
             (lo - slack..=hi + slack).contains(&f64::from(*v))
         };
         if let Some(at) = input.iter().zip(range.iter().cycle()).position(|pair| !fits(pair)) {
-            let reason = format!(
-                "number {at} is {}, which no picture becomes by this model's preprocessing",
-                input[at]
-            );
+            // Which number, not what it is: errors end up in logs.
+            let reason = format!("number {at} is one that no picture becomes by this model's preprocessing");
             return Err(Error::Config { file: "the image".into(), reason });
         }
     }
