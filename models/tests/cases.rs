@@ -141,6 +141,9 @@ fn weights_beside_the_model_are_read_and_no_other_file_is() {
     {
         std::os::unix::fs::symlink(&absolute, dir.join("link.bin")).unwrap();
         wrong.push(("link.bin", 8, "link out of the model's directory"));
+        let made = std::process::Command::new("mkfifo").arg(dir.join("pipe.bin")).status().unwrap();
+        assert!(made.success());
+        wrong.push(("pipe.bin", 0, "no plain file"));
     }
     for (location, offset, why) in wrong {
         let e = Model::import(&apart(location, offset, &dir), None).expect_err(location).to_string();

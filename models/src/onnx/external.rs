@@ -52,8 +52,12 @@ fn fill(tensor: &mut TensorProto, dir: &Path, room: &mut u64) -> Result<()> {
     let location = entry("location").ok_or_else(|| bad("its data lie in a file without a name".into()))?;
     let file = inside(dir, &location).map_err(bad)?;
     let failed = |source| Error::File { path: file.clone(), source };
-    let mut data = File::open(&file).map_err(failed)?;
-    let size = data.metadata().map_err(failed)?.len();
+    let kind = std::fs::metadata(&file).map_err(failed)?;
+    // Opening a pipe would wait for whoever writes to it.
+    if !kind.is_file() {
+        return Err(bad(format!("its data lie in {location}, which is no plain file")));
+    }
+    let (mut data, size) = (File::open(&file).map_err(failed)?, kind.len());
     let offset = number("offset")?.unwrap_or(0);
     let length = number("length")?.unwrap_or_else(|| size.saturating_sub(offset));
     if offset.checked_add(length).is_none_or(|end| end > size) {
