@@ -59,7 +59,7 @@ struct Inner<R: Runner> {
     admission: Admission,
     enrolment: Enrolment,
     /// Manifests are checked one at a time.
-    checking: tokio::sync::Semaphore,
+    checking: Arc<tokio::sync::Semaphore>,
     active: Active,
     draining: watch::Sender<bool>,
 }
@@ -92,7 +92,7 @@ impl<R: Runner> Node<R> {
             arrivals: Rendezvous::new(4 * (config.limits.sessions + config.limits.client_connections)),
             admission: Admission::new(&config.limits),
             enrolment: Enrolment::open(&config)?,
-            checking: tokio::sync::Semaphore::new(1),
+            checking: Arc::new(tokio::sync::Semaphore::new(1)),
             active: Active::default(),
             draining: watch::Sender::new(false),
             cluster,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
 use zeroize::Zeroizing;
 
 use super::{Inner, refuse};
@@ -69,9 +70,9 @@ impl<R: Runner> Inner<R> {
             return Ok(known.clone());
         }
         let inner = self.clone();
-        // One at a time, as for uploads: planning takes memory and a core.
-        let _turn = self.checking.acquire().await.map_err(|e| Error::Internal(e.to_string()))?;
+        let turn = self.turn_to_check().await?;
         let known = blocking(move || {
+            let _turn = turn;
             let stored = inner.storage.load(&id)?;
             let known = Arc::new(Known::check(&*inner.runner, id.clone(), stored.manifest)?);
             let mut catalogue = inner.catalogue.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -86,6 +87,12 @@ impl<R: Runner> Inner<R> {
             Ok(known)
         });
         known.await
+    }
+
+    /// A turn to check a manifest, one at a time: planning takes memory and a core. It goes with the work, which goes on
+    /// when whoever asked for it has left.
+    async fn turn_to_check(&self) -> Result<OwnedSemaphorePermit> {
+        self.checking.clone().acquire_owned().await.map_err(|e| Error::Internal(e.to_string()))
     }
 
     /// This server's share of the weights.
@@ -141,11 +148,13 @@ async fn receive_all<R: Runner>(
     let deadline = tokio::time::Instant::now() + limit;
     let manifest = tokio::time::timeout_at(deadline, stream.recv_bulk(manifest_len, "manifest")).await;
     let manifest = manifest.unwrap_or_else(|_| Err(late(stream.peer())))?;
-    let turn = inner.checking.acquire().await.map_err(|e| Error::Internal(e.to_string()))?;
-    let checking = inner.clone();
-    let of = id.clone();
-    let known = blocking(move || Known::check(&*checking.runner, of, manifest)).await?;
-    drop(turn);
+    let turn = inner.turn_to_check().await?;
+    let (checking, of) = (inner.clone(), id.clone());
+    let known = blocking(move || {
+        let _turn = turn;
+        Known::check(&*checking.runner, of, manifest)
+    })
+    .await?;
     let due = match inner.role.server() {
         Some(server) => InputShare::len_for(server, known.sizes.weight_share),
         None => 0,
