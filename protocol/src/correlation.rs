@@ -82,11 +82,11 @@ macro_rules! demands {
                 server: &Receiver<'_, R>,
                 step: Step,
                 correction: Vec<u8>,
-            ) -> Result<Prepared<R>> {
+            ) -> Result<AnyPart<R>> {
                 let dealt = correction.len();
                 match self {
                     $(Self::$name(kind) => {
-                        Ok(Prepared::new(*self, server.receive(step, kind, correction)?, dealt))
+                        Ok(AnyPart::new(*self, server.receive(step, kind, correction)?, dealt))
                     })*
                 }
             }
@@ -112,7 +112,7 @@ demands! {
 }
 
 /// One server's part of what one [`Demand`] asks for, of whichever kind.
-pub struct Prepared<R> {
+pub struct AnyPart<R> {
     demand: Demand,
     part: Box<dyn Part>,
     /// Bytes that the helper sent for it.
@@ -120,7 +120,7 @@ pub struct Prepared<R> {
     ring: PhantomData<fn() -> R>,
 }
 
-impl<R: SecureRing> Prepared<R> {
+impl<R: SecureRing> AnyPart<R> {
     fn new(demand: Demand, part: impl Part, dealt: usize) -> Self {
         Self { demand, part: Box::new(part), dealt, ring: PhantomData }
     }

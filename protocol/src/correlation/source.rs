@@ -3,7 +3,7 @@
 //! A server asks a [`Source`] for its part of each call. [`FromHelper`] is the one in use: a seed, and at server 1
 //! the corrections of a [`Dealer`]. [`Ideal`] has both halves at hand, for tests and measurements.
 
-use super::{Demand, Kind, Prepared, SecureRing};
+use super::{AnyPart, Demand, Kind, SecureRing};
 use crate::bilinear;
 use crate::channel::Channel;
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ pub trait Source<R: SecureRing> {
     ///
     /// # Errors
     /// Whatever keeps it from being made.
-    async fn next(&mut self, step: Step, demand: &Demand) -> Result<Prepared<R>>;
+    async fn next(&mut self, step: Step, demand: &Demand) -> Result<AnyPart<R>>;
 }
 
 /// What the helper deals from.
@@ -108,7 +108,7 @@ pub struct FromHelper<'a, R: SecureRing, C> {
 }
 
 impl<R: SecureRing, C: Channel> Source<R> for FromHelper<'_, R, C> {
-    async fn next(&mut self, step: Step, demand: &Demand) -> Result<Prepared<R>> {
+    async fn next(&mut self, step: Step, demand: &Demand) -> Result<AnyPart<R>> {
         let correction = match self.server.role {
             Server::Server0 => Vec::new(),
             Server::Server1 => self.channel.recv(step, demand.correction_len(self.server.ring)).await?,

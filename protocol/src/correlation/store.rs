@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::{Kind, Prepared, SecureRing};
+use super::{AnyPart, Kind, SecureRing};
 use crate::cost::Ledger;
 use crate::error::{Error, Result};
 use crate::step::Step;
@@ -32,7 +32,7 @@ pub trait Clock: Send + Sync {
 }
 
 struct Held<R> {
-    prepared: Prepared<R>,
+    part: AnyPart<R>,
     /// When it was put, on the producer's clock.
     since: Duration,
 }
@@ -66,11 +66,11 @@ impl<R: SecureRing> State<R> {
     /// What [`Store::take`] yields, or nothing as long as it may still come.
     fn take<K: Kind<R>>(&mut self, step: Step, kind: &K) -> Option<Result<K::Part>> {
         if let Some(held) = self.there.remove(&step) {
-            self.held -= held.prepared.bytes();
+            self.held -= held.part.bytes();
             if let Some(clock) = &self.clock {
                 clock.wait_until(held.since);
             }
-            return Some(held.prepared.of(step, kind));
+            return Some(held.part.of(step, kind));
         }
         match &self.done {
             Some(Err(e)) => Some(Err(e.clone())),
@@ -119,8 +119,8 @@ impl<R: SecureRing> Store<R> {
     ///
     /// # Panics
     /// If `step` does not come after the last one.
-    pub fn put(&self, step: Step, prepared: Prepared<R>) -> Result<()> {
-        let bytes = prepared.bytes();
+    pub fn put(&self, step: Step, part: AnyPart<R>) -> Result<()> {
+        let bytes = part.bytes();
         let mut state = self.lock();
         assert!(state.last.is_none_or(|last| last < step), "steps ascend");
         while !state.closed && state.full(step, bytes, self.cap) {
@@ -135,12 +135,12 @@ impl<R: SecureRing> Store<R> {
         state.held += bytes;
         state.last = Some(step);
         let since = state.clock.as_ref().map_or(Duration::ZERO, |clock| clock.now());
-        if prepared.dealt > 0 {
+        if part.dealt > 0 {
             let dealt = state.dealt.entry(step.layer_index()).or_default();
-            dealt.0 += prepared.dealt as u64;
+            dealt.0 += part.dealt as u64;
             dealt.1 += 1;
         }
-        state.there.insert(step, Held { prepared, since });
+        state.there.insert(step, Held { part, since });
         self.changed.notify_all();
         Ok(())
     }
@@ -229,13 +229,13 @@ mod tests {
     const N: usize = 10;
     const DEMAND: mul::Demand = mul::Demand { n: N };
 
-    fn prepared(step: Step, demand: mul::Demand) -> Prepared<Z64> {
+    fn prepared(step: Step, demand: mul::Demand) -> AnyPart<Z64> {
         let (ring, prgs) = (Z64::new(), prgs(1));
         let server = Receiver::new(&ring, Server::Server0, &prgs[0]);
         Demand::from(demand).receive(&server, step, vec![]).unwrap()
     }
 
-    fn correlation(step: Step) -> Prepared<Z64> {
+    fn correlation(step: Step) -> AnyPart<Z64> {
         prepared(step, DEMAND)
     }
 
