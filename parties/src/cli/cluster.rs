@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use sharelens::config::{Card, NodeConfig};
-use sharelens::{Cluster, Identity, Role};
+use sharelens::{Cluster, Identity, Role, text};
 
 use super::{Ui, show};
 
@@ -64,10 +64,11 @@ fn own_role(cluster: &Cluster, file: &str, config: &std::path::Path) -> Result<R
 fn print(ui: Ui, cluster: &Cluster, head: &str, own: Option<Role>) -> Result<()> {
     let nodes: Vec<&Card> = Role::ALL.iter().map(|r| cluster.card(*r)).collect();
     let json = serde_json::json!({ "code": cluster.code(), "nodes": nodes, "own": own });
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    for card in &nodes {
-        table.add_row([card.role.to_string(), card.name.clone(), card.public.clone(), card.pin.to_string()]);
-    }
+    let row = |card: &&Card| {
+        let [name, public] = [&card.name, &card.public].map(|word| text::one_line(word));
+        [card.role.to_string(), name, public, card.pin.to_string()]
+    };
+    let rows: Vec<_> = nodes.iter().map(row).collect();
+    let table = text::columns(&["node", "name", "address", "key"], &rows);
     ui.result(&json, format!("{table}\n{head}  {}", cluster.code()))
 }

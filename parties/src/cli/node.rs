@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use sharelens::config::{Card, NodeConfig, PROTOCOL_VERSION};
-use sharelens::enrolment::{ClientCard, Enrolled, Right};
-use sharelens::{Identity, Node, Pin, Role};
+use sharelens::enrolment::{ClientCard, Enrolled, Entry, Right};
+use sharelens::{Identity, Node, Pin, Role, text};
 
 use super::{Ui, show};
 
@@ -164,13 +164,12 @@ impl Revoke {
 impl Clients {
     fn run(self, ui: Ui) -> Result<()> {
         let enrolled = Enrolled::load(&NodeConfig::load(&self.config)?.enrolled_file())?;
-        let mut table = comfy_table::Table::new();
-        table.load_style(comfy_table::presets::NOTHING).set_header(["name", "as", "key"]);
-        for key in &enrolled.keys {
+        let row = |key: &Entry| {
             let rights: Vec<String> = key.rights.iter().map(|r| format!("{r:?}").to_lowercase()).collect();
-            table.add_row([key.name.clone(), rights.join(", "), key.pin.to_string()]);
-        }
-        ui.result(&enrolled.keys, table)
+            [text::one_line(&key.name), rights.join(", "), key.pin.to_string()]
+        };
+        let rows: Vec<_> = enrolled.keys.iter().map(row).collect();
+        ui.result(&enrolled.keys, text::columns(&["name", "as", "key"], &rows))
     }
 }
 
