@@ -100,6 +100,11 @@ impl Ui {
         Ok(())
     }
 
+    /// What was done: one JSON document with `--json`, the text otherwise, nothing with `--quiet`.
+    pub fn done(self, value: &impl Serialize, lines: impl std::fmt::Display) -> Result<()> {
+        if self.quiet && !self.json { Ok(()) } else { self.result(value, lines) }
+    }
+
     /// A progress bar on a terminal, nothing elsewhere.
     pub fn progress(self, length: u64, what: &'static str) -> indicatif::ProgressBar {
         use std::io::IsTerminal;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sharelens_models::Manifest;
 use sharelens_protocol::prg::Seed;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::config::{Cluster, LinkConfig, PROTOCOL_VERSION, Role};
@@ -120,7 +121,7 @@ impl Client {
         let purpose = || Purpose::Infer { model: model.into(), version, start };
         let mut s0 = self.open(Role::Server0, session, purpose()).await?;
         let mut s1 = self.open(Role::Server1, session, purpose()).await?;
-        let (accepted, other) = both(s0.recv::<Accepted>(), s1.recv::<Accepted>()).await?;
+        let (accepted, other) = either_tells(s0.recv::<Accepted>(), s1.recv::<Accepted>()).await?;
         if accepted != other {
             return Err(Error::Malformed {
                 peer: "server 1".into(),
@@ -273,16 +274,18 @@ impl Session {
     /// Those of the nodes, as [`Error::Refused`]; [`Error::Malformed`] if a result has another length.
     pub async fn run(self, image: SharedImage, progress: impl Fn(Progress)) -> Result<Inference> {
         let Self { streams: [mut s0, mut s1], accepted, started } = self;
-        both(s0.recv::<Ready>(), s1.recv::<Ready>()).await?;
+        both(&mut s0, &mut s1, async |s| s.recv::<Ready>().await, async |s| s.recv::<Ready>().await).await?;
         let (ready, offline_seconds) = (Instant::now(), started.elapsed().as_secs_f64());
         progress(Progress::Ready);
         // Both go as they are and are wiped when they are sent: no copy is left behind.
         let seed = Bytes::from_owner(Zeroizing::new(*image.seed.as_bytes()));
         let words = Bytes::from_owner(image.words);
-        both(send_share(&mut s0, seed), send_share(&mut s1, words)).await?;
+        both(&mut s0, &mut s1, async |s| send_share(s, seed).await, async |s| send_share(s, words).await)
+            .await?;
         progress(Progress::Sent);
         let due = image.output_bytes;
-        let ((o0, report0), (o1, report1)) = both(receive(&mut s0, due), receive(&mut s1, due)).await?;
+        let ((o0, report0), (o1, report1)) =
+            either_tells(receive(&mut s0, due), receive(&mut s1, due)).await?;
         let online_seconds = ready.elapsed().as_secs_f64();
         for stream in [s0, s1] {
             // The result is here; how the stream ends no longer matters.
@@ -319,9 +322,39 @@ async fn receive(stream: &mut ControlStream, due: usize) -> Result<(Zeroizing<Ve
     Ok((Zeroizing::new(stream.recv_bulk(due, "result").await?), report))
 }
 
+/// What both servers send or take between their acceptance and the result. A server that is done has nothing to say until the
+/// other one is, so whatever it says meanwhile is why it ends the session.
+async fn both<A, B>(
+    s0: &mut ControlStream,
+    s1: &mut ControlStream,
+    first: impl AsyncFnOnce(&mut ControlStream) -> Result<A>,
+    second: impl AsyncFnOnce(&mut ControlStream) -> Result<B>,
+) -> Result<(A, B)> {
+    let (done0, done1) = (Semaphore::new(0), Semaphore::new(0));
+    let side0 = watched(s0, first, &done0, &done1);
+    let side1 = watched(s1, second, &done1, &done0);
+    either_tells(side0, side1).await
+}
+
+/// One side of [`both`]: does what is due, then listens until the other side is done, too.
+async fn watched<T>(
+    stream: &mut ControlStream,
+    due: impl AsyncFnOnce(&mut ControlStream) -> Result<T>,
+    done: &Semaphore,
+    other: &Semaphore,
+) -> Result<T> {
+    let outcome = due(stream).await?;
+    done.close();
+    tokio::select! {
+        biased;
+        _ = other.acquire() => Ok(outcome),
+        () = stream.speaks() => Err(stream.out_of_turn().await),
+    }
+}
+
 /// Both results, or the more telling error: when one server fails, the other one often only reports that the
 /// first left.
-async fn both<A, B>(
+async fn either_tells<A, B>(
     a: impl Future<Output = Result<A>>,
     b: impl Future<Output = Result<B>>,
 ) -> Result<(A, B)> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::executor::block_on;
-use sharelens_models::{Arithmetic, Manifest, run};
+use sharelens_models::{Arithmetic, Manifest, Program, run};
 use sharelens_ops::planner::Length;
 use sharelens_ops::{Planner, Secure};
 use sharelens_protocol::bilinear::{self, Linear, Mask, Resident};
@@ -48,8 +48,12 @@ pub fn plan(manifest: &Manifest) -> crate::Result<BTreeMap<u32, Cost>> {
 }
 
 /// A manifest as it travels, checked: what it says holds together, nothing is opened but what may be, and its plan can
-/// be made. Servers, helper and clients all do this before they do anything else with it.
-fn check(bytes: &[u8]) -> crate::Result<InRing<PlannedModel<Rns>, PlannedModel<Z64>>> {
+/// be made. Servers, helper and clients all do this before they do anything else with it. `fits` hears of the sizes once the
+/// manifest is known to hold together, before it is planned.
+fn check(
+    bytes: &[u8],
+    fits: impl FnOnce(&Sizes) -> crate::Result<()>,
+) -> crate::Result<InRing<PlannedModel<Rns>, PlannedModel<Z64>>> {
     let bad = |reason: String| crate::Error::Config { file: "the model's manifest".into(), reason };
     let manifest: Manifest = codec::decode_value(bytes).map_err(|codec::Bad(e)| bad(e))?;
     manifest.validate().map_err(|e| bad(e.to_string()))?;
@@ -57,9 +61,13 @@ fn check(bytes: &[u8]) -> crate::Result<InRing<PlannedModel<Rns>, PlannedModel<Z
     Ok(match &manifest.arithmetic {
         Arithmetic::Rns(moduli) => {
             let ring = Rns::new(moduli.clone()).map_err(planned)?;
+            fits(&sizes(&ring, &manifest.program))?;
             InRing::Rns(PlannedModel::new(ring, manifest).map_err(planned)?)
         }
-        Arithmetic::Z64 => InRing::Z64(PlannedModel::new(Z64::new(), manifest).map_err(planned)?),
+        Arithmetic::Z64 => {
+            fits(&sizes(&Z64::new(), &manifest.program))?;
+            InRing::Z64(PlannedModel::new(Z64::new(), manifest).map_err(planned)?)
+        }
     })
 }
 
@@ -68,7 +76,7 @@ fn check(bytes: &[u8]) -> crate::Result<InRing<PlannedModel<Rns>, PlannedModel<Z
 /// # Errors
 /// [`crate::Error::Config`] saying what is wrong with it.
 pub fn decode_manifest(bytes: &[u8]) -> crate::Result<Manifest> {
-    Ok(match check(bytes)? {
+    Ok(match check(bytes, |_| Ok(()))? {
         InRing::Rns(model) => model.manifest,
         InRing::Z64(model) => model.manifest,
     })
@@ -96,6 +104,16 @@ struct PlannedModel<R> {
     maps: Vec<Linear>,
 }
 
+fn sizes<R: SecureRing>(ring: &R, program: &Program) -> Sizes {
+    let (full, reduced) = (ring.bytes(Range::Full), ring.bytes(Range::Reduced));
+    let weights: usize = program.linear_maps().iter().map(|m| m.conv.weight_len() + m.conv.c_out).sum();
+    Sizes {
+        image_share: program.input_len() * full,
+        weight_share: weights * full,
+        output: program.results_len() * reduced,
+    }
+}
+
 /// Runs `$body` with the parts in their common ring. Parts of different rings cannot meet: all of them stem from
 /// the same manifest, whose hash the nodes compared.
 macro_rules! in_ring {
@@ -117,17 +135,6 @@ impl<R: SecureRing> PlannedModel<R> {
         let (maps, plan) = (program.linear_maps(), planner.finish());
         plan.check(&ring)?;
         Ok(Self { ring, plan, maps, manifest })
-    }
-
-    fn sizes(&self) -> Sizes {
-        let program = &self.manifest.program;
-        let (full, reduced) = (self.ring.bytes(Range::Full), self.ring.bytes(Range::Reduced));
-        let weights: usize = self.maps.iter().map(|m| m.conv.weight_len() + m.conv.c_out).sum();
-        Sizes {
-            image_share: program.input_len() * full,
-            weight_share: weights * full,
-            output: program.results_len() * reduced,
-        }
     }
 
     async fn load<C: Channel>(
@@ -246,14 +253,18 @@ impl Runner for Engine {
     type Masks = InRing<Vec<Mask<Rns>>, Vec<Mask<Z64>>>;
     type Store = InRing<Store<Rns>, Store<Z64>>;
 
-    fn model(&self, manifest: &[u8]) -> Result<Self::Model> {
-        check(manifest).map_err(|e| Error::Config(e.to_string()))
+    fn model(
+        &self,
+        manifest: &[u8],
+        fits: impl FnOnce(&Sizes) -> crate::Result<()>,
+    ) -> crate::Result<Self::Model> {
+        check(manifest, fits)
     }
 
     fn sizes(&self, model: &Self::Model) -> Sizes {
         match model {
-            InRing::Rns(m) => m.sizes(),
-            InRing::Z64(m) => m.sizes(),
+            InRing::Rns(m) => sizes(&m.ring, &m.manifest.program),
+            InRing::Z64(m) => sizes(&m.ring, &m.manifest.program),
         }
     }
 

@@ -81,6 +81,12 @@ pub enum Error {
         /// How many there are.
         most: usize,
     },
+    /// The machine of the node went down, and what it wrote last may be lost.
+    #[error("the machine of this node went down without warning: sessions are taken again in {seconds} s")]
+    Recovering {
+        /// Until then.
+        seconds: u64,
+    },
     /// The node is shutting down.
     #[error("{0} is shutting down and takes no new session")]
     Draining(String),
@@ -245,7 +251,7 @@ impl Error {
             Self::Version { .. } => Code::Version,
             Self::NotAllowed { .. } => Code::NotAllowed,
             Self::Replay(_) | Self::Clock { .. } => Code::Replay,
-            Self::Busy { .. } => Code::Busy,
+            Self::Busy { .. } | Self::Recovering { .. } => Code::Busy,
             Self::Draining(_) => Code::Draining,
             Self::UnknownModel(_) => Code::UnknownModel,
             Self::ModelExists { .. } => Code::ModelExists,

@@ -175,7 +175,7 @@ async fn accept<R: Runner>(inner: Arc<Inner<R>>) {
         }
         let inner = inner.clone();
         connections.spawn(async move {
-            let mut handshake = inner.admission.handshake();
+            let mut handshake = inner.admission.handshake(incoming.from());
             let shaken = tokio::select! {
                 shaken = incoming.handshake(inner.config.limits.connect_timeout()) => Some(shaken),
                 _ = &mut handshake.evicted => None,

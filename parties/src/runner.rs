@@ -89,11 +89,16 @@ pub trait Runner: Send + Sync + 'static {
     /// Correlations of one session, between the thread that prepares and the one that spends.
     type Store: Send + Sync + 'static;
 
-    /// Checks a manifest, which comes from a model owner and may be anything.
+    /// Checks a manifest, which comes from a model owner and may be anything. `fits` hears of the sizes before the plan is
+    /// made.
     ///
     /// # Errors
-    /// [`Error::Config`] saying what is wrong.
-    fn model(&self, manifest: &[u8]) -> Result<Self::Model, Error>;
+    /// [`crate::Error::Config`] saying what is wrong, or that of `fits`.
+    fn model(
+        &self,
+        manifest: &[u8],
+        fits: impl FnOnce(&Sizes) -> crate::Result<()>,
+    ) -> crate::Result<Self::Model>;
 
     /// How long things are.
     fn sizes(&self, model: &Self::Model) -> Sizes;

@@ -5,6 +5,7 @@
 //! the node's storage key; role, name, version and owner are authenticated with it, so that a file cannot take
 //! the place of another.
 
+mod mark;
 mod seen;
 
 use std::collections::BTreeMap;
@@ -64,7 +65,7 @@ impl Storage {
         let models = dir.join("models");
         fs::create_dir_all(&models).map_err(|e| Error::storage(&models, e))?;
         let key = storage_key(&dir.join("storage.key"))?;
-        let index = Mutex::new(scan(&models)?);
+        let index = Mutex::new(scan(&models, Leftovers::Remove)?);
         let seen = Mutex::new(Seen::open(&dir.join("sessions"))?);
         Ok(Arc::new(Self { dir: dir.into(), role, key, index, seen }))
     }
@@ -73,7 +74,7 @@ impl Storage {
     ///
     /// # Errors
     /// [`Error::Replay`] if it was seen before, [`Error::Clock`] if it is not of this time, [`Error::Busy`] if there are too
-    /// many, [`Error::Storage`].
+    /// many, [`Error::Recovering`] after a crash of the machine, [`Error::Storage`].
     pub fn first_use(&self, id: SessionId) -> Result<()> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).note(id, now())
     }
@@ -97,7 +98,7 @@ impl Storage {
     /// [`Error::UnknownModel`].
     pub fn find(&self, name: &str, version: Option<u32>) -> Result<ModelId> {
         check_name(name)?;
-        let index = self.index();
+        let index = self.present(name);
         let mut of_name = index.keys().filter(|id| id.name == name);
         match version {
             Some(v) => of_name.find(|id| id.version == v),
@@ -115,7 +116,7 @@ impl Storage {
     /// [`Error::ModelExists`].
     pub fn may_add(&self, id: &ModelId, owner: Pin, limit: usize) -> Result<()> {
         check_name(&id.name)?;
-        let index = self.index();
+        let index = self.present(&id.name);
         let exists = |reason: &str| Err(Error::ModelExists { name: id.name.clone(), reason: reason.into() });
         if index.iter().any(|(other, pin)| other.name == id.name && *pin != owner) {
             return exists("the name belongs to another owner's key");
@@ -193,7 +194,14 @@ impl Storage {
     }
 
     fn path(&self, id: &ModelId) -> PathBuf {
-        self.dir.join("models").join(&id.name).join(format!("{}.share", id.version))
+        file_of(&self.dir, id)
+    }
+
+    /// The index, without versions of `name` that the operator has removed.
+    fn present(&self, name: &str) -> MutexGuard<'_, BTreeMap<ModelId, Pin>> {
+        let mut index = self.index();
+        index.retain(|id, _| id.name != name || self.path(id).exists());
+        index
     }
 
     fn index(&self) -> MutexGuard<'_, BTreeMap<ModelId, Pin>> {
@@ -248,8 +256,44 @@ fn storage_key(path: &Path) -> Result<Zeroizing<[u8; 32]>> {
     Ok(Zeroizing::new(key))
 }
 
-/// The models on disk by their headers; leftovers of interrupted uploads are removed.
-fn scan(models: &Path) -> Result<BTreeMap<ModelId, Pin>> {
+/// The models in a node's data directory and their owners' keys. The node may be running.
+///
+/// # Errors
+/// [`Error::Storage`] naming the file.
+pub fn list(dir: &Path) -> Result<BTreeMap<ModelId, Pin>> {
+    let models = dir.join("models");
+    if models.exists() { scan(&models, Leftovers::Keep) } else { Ok(BTreeMap::new()) }
+}
+
+/// Removes a model, or one version of it, from a node's data directory; says how many versions went. A running node notices.
+///
+/// # Errors
+/// [`Error::Storage`] naming the file.
+pub fn remove(dir: &Path, name: &str, version: Option<u32>) -> Result<usize> {
+    check_name(name)?;
+    let mut removed = 0;
+    for id in list(dir)?.into_keys().filter(|id| id.name == name && version.is_none_or(|v| v == id.version)) {
+        let file = file_of(dir, &id);
+        fs::remove_file(&file).map_err(|e| Error::storage(&file, e))?;
+        removed += 1;
+    }
+    Ok(removed)
+}
+
+fn file_of(dir: &Path, id: &ModelId) -> PathBuf {
+    dir.join("models").join(&id.name).join(format!("{}.share", id.version))
+}
+
+/// What uploads that did not come to their end have left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leftovers {
+    Keep,
+    /// Where no upload can be under way.
+    Remove,
+}
+
+/// The models on disk by their headers.
+fn scan(models: &Path, leftovers: Leftovers) -> Result<BTreeMap<ModelId, Pin>> {
     let mut index = BTreeMap::new();
     let entries = |dir: &Path| fs::read_dir(dir).map_err(|e| Error::storage(dir, e));
     for dir in entries(models)? {
@@ -261,7 +305,7 @@ fn scan(models: &Path) -> Result<BTreeMap<ModelId, Pin>> {
         for file in entries(&dir)? {
             let file = file.map_err(|e| Error::storage(&dir, e))?.path();
             let Some(leaf) = file.file_name().and_then(|n| n.to_str()) else { continue };
-            if leaf.starts_with(TEMPORARY) {
+            if leaf.starts_with(TEMPORARY) && leftovers == Leftovers::Remove {
                 fs::remove_file(&file).map_err(|e| Error::storage(&file, e))?;
                 continue;
             }
@@ -290,6 +334,28 @@ mod tests {
 
     fn owner(name: &str) -> Pin {
         Pin::of_spki(name.as_bytes())
+    }
+
+    #[test]
+    fn a_removed_model_frees_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(dir.path(), Role::Helper).unwrap();
+        let [squatter, owner] = [1, 2].map(|i| Pin::from_bytes([i; 32]));
+        for version in [1, 2] {
+            storage.stage(&id(version), squatter, &model()).unwrap().commit(9).unwrap();
+        }
+        let under_way = storage.stage(&id(3), squatter, &model()).unwrap();
+        assert!(matches!(storage.may_add(&id(1), owner, 9), Err(Error::ModelExists { .. })));
+        assert_eq!(list(dir.path()).unwrap().len(), 2);
+        assert_eq!(remove(dir.path(), "cxr", Some(2)).unwrap(), 1);
+        assert_eq!(storage.find("cxr", None).unwrap(), id(1), "the newest that is left");
+        assert!(matches!(storage.may_add(&id(2), owner, 9), Err(Error::ModelExists { .. })));
+        assert_eq!(remove(dir.path(), "cxr", None).unwrap(), 1);
+        assert!(matches!(storage.find("cxr", None), Err(Error::UnknownModel(_))));
+        storage.may_add(&id(1), owner, 9).unwrap();
+        assert!(remove(dir.path(), "../cxr", None).is_err());
+        under_way.commit(9).unwrap();
+        assert_eq!(storage.find("cxr", None).unwrap(), id(3), "an upload that was under way is whole");
     }
 
     #[test]

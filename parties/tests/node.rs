@@ -603,6 +603,104 @@ async fn a_key_that_is_struck_off_loses_its_connections_and_sessions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_one_server_ends_is_over_for_all() {
+    for role in [Role::Server0, Role::Server1] {
+        let (client, gone) =
+            (Arc::new(Identity::generate().unwrap()), Arc::new(Identity::generate().unwrap()));
+        let mut nodes = closed(&client, |c| c.limits.session_timeout_s = 60).await;
+        nodes.share_as(&client, "toy", 1, "toy:100").await.unwrap();
+        let mut enrolled = Enrolled::default();
+        enrolled.allow("gone", gone.pin(), Right::Client);
+        let file = |role| NodeConfig::load(&nodes.home(role).join("node.toml")).unwrap().enrolled_file();
+        [Role::Server0, Role::Server1].iter().for_each(|r| enrolled.save(&file(*r)).unwrap());
+        let leaves = nodes.client_as(gone.clone()).await;
+        let session = leaves.begin("toy", None, Start::Prepared).await.unwrap();
+        let image = share_image(session.accepted()).unwrap();
+        // One server is done and silent while the other one still reads a share that comes slowly.
+        let run = session.run(image, |progress| {
+            if progress == Progress::Ready {
+                Enrolled::default().save(&file(role)).unwrap();
+                std::thread::sleep(Duration::from_millis(1500));
+            }
+        });
+        let begun = Instant::now();
+        let e = run.await.err().unwrap_or_else(|| panic!("{role} struck the key off"));
+        assert!(begun.elapsed() < Duration::from_secs(6), "{role}: {e}");
+        assert!(matches!(e.code(), Code::NotAllowed | Code::Ended | Code::Link), "{role}: {e}");
+        drop(leaves);
+        // Nothing of it is left at any node: a stop has nothing to wait for.
+        for role in Role::ALL {
+            let node = nodes.nodes[role as usize].take().unwrap();
+            tokio::time::timeout(Duration::from_secs(5), node.drain()).await.expect("no session is left");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_an_operator_frees_may_be_another_models() {
+    let nodes = Nodes::start().await;
+    nodes.share("toy", 1, "toy:100").await.unwrap();
+    let client = nodes.client().await;
+    assert_eq!(infer(&client, "toy").await.unwrap().manifest, b"toy:100");
+    let other = Arc::new(Identity::generate().unwrap());
+    assert_eq!(nodes.share_as(&other, "toy", 1, "toy:50").await.unwrap_err().code(), Code::ModelExists);
+    for role in Role::ALL {
+        let config = NodeConfig::load(&nodes.home(role).join("node.toml")).unwrap();
+        assert_eq!(sharelens::storage::remove(&config.data_dir, "toy", None).unwrap(), 1);
+    }
+    assert_eq!(infer(&client, "toy").await.err().unwrap().code(), Code::UnknownModel);
+    nodes.share_as(&other, "toy", 1, "toy:50").await.unwrap();
+    for _ in 0..2 {
+        let inference = infer(&client, "toy").await.unwrap();
+        check(&inference);
+        assert_eq!((&inference.manifest[..], inference.owner), (&b"toy:50"[..], other.pin()));
+    }
+}
+
+/// Handshakes from `address` whose first packet is real and that never go on. They last as long as what comes back.
+async fn half_open(nodes: &Nodes, address: &str, count: usize) -> Vec<tokio::task::JoinHandle<()>> {
+    let card = nodes.cluster.card(Role::Server0).clone();
+    let identity = Arc::new(Identity::generate().unwrap());
+    let mut halves = Vec::new();
+    for _ in 0..count {
+        let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let back = tokio::net::UdpSocket::bind((address, 0)).await.unwrap();
+        back.connect(&card.public).await.unwrap();
+        let to = front.local_addr().unwrap().to_string();
+        let endpoint = Endpoint::dialing(identity.clone(), &LinkConfig::default()).unwrap();
+        halves.push(tokio::spawn(async move {
+            let forward = async {
+                let mut packet = [0; 2048];
+                while let Ok(n) = front.recv(&mut packet).await {
+                    let _ = back.send(&packet[..n]).await;
+                }
+            };
+            let dial = endpoint.connect("it", &to, card.pin, Duration::from_secs(30));
+            tokio::select! { () = forward => {}, _ = dial => {} }
+        }));
+    }
+    halves
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_left_half_open_keep_nobody_out() {
+    let client = Arc::new(Identity::generate().unwrap());
+    let mut nodes = closed(&client, |_| {}).await;
+    nodes.share_as(&client, "toy", 1, "toy:100").await.unwrap();
+    // More than a node keeps, from another address of this machine than that of nodes and clients.
+    let halves = half_open(&nodes, "127.0.0.2", 150).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for _ in 0..3 {
+        check(&infer(&nodes.client_as(client.clone()).await, "toy").await.unwrap());
+    }
+    // A node that comes back meanwhile is let in, too.
+    nodes.restart(Role::Server0).await;
+    check(&infer(&nodes.client_as(client).await, "toy").await.unwrap());
+    halves.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_for_nothing_leave_nothing_behind() {
     let client = Arc::new(Identity::generate().unwrap());
     let nodes = closed(&client, |_| {}).await;
@@ -622,6 +720,34 @@ async fn requests_for_nothing_leave_nothing_behind() {
     assert_eq!(bytes(), before + 32);
 }
 
+/// An upload at server 0 that announces something and sends nothing.
+async fn slow_upload(nodes: &Nodes, owner: &Arc<Identity>) -> sharelens::transport::ControlStream {
+    let endpoint = Endpoint::dialing(owner.clone(), &LinkConfig::default()).unwrap();
+    let card = nodes.cluster.card(Role::Server0);
+    let wait = Duration::from_secs(5);
+    let connection = endpoint.connect("it", &card.public, card.pin, wait).await.unwrap();
+    let mut stream = connection.open(wait).await.unwrap();
+    let model = ModelId { name: "slow".into(), version: 1 };
+    let purpose = Purpose::Share(sharelens::control::Upload { model, manifest_bytes: 1000, share_bytes: 32 });
+    let session = SessionId::random().unwrap();
+    let hello = Hello { version: PROTOCOL_VERSION, cluster: nodes.cluster.hash(), session, purpose };
+    stream.send(&hello).await.unwrap();
+    stream.recv::<Go>().await.unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_upload_does_not_hold_up_a_shutdown() {
+    let owner = Arc::new(Identity::generate().unwrap());
+    let mut nodes = closed(&owner, |c| c.limits.message_timeout_s = 60).await;
+    let mut slow = slow_upload(&nodes, &owner).await;
+    let server0 = nodes.nodes[Role::Server0 as usize].take().unwrap();
+    let (ended, drained) =
+        tokio::join!(slow.recv::<Go>(), tokio::time::timeout(Duration::from_secs(10), server0.drain()));
+    drained.expect("not until the upload is late");
+    assert_eq!(ended.unwrap_err().code(), Code::Draining);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_uploads_hold_no_place_of_pictures() {
     let client = Arc::new(Identity::generate().unwrap());
@@ -631,22 +757,7 @@ async fn slow_uploads_hold_no_place_of_pictures() {
     })
     .await;
     nodes.share_as(&client, "toy", 1, "toy:100").await.unwrap();
-    // An upload that announces much and sends nothing.
-    let mut slow = {
-        let endpoint = Endpoint::dialing(client.clone(), &LinkConfig::default()).unwrap();
-        let card = nodes.cluster.card(Role::Server0);
-        let wait = Duration::from_secs(5);
-        let connection = endpoint.connect("it", &card.public, card.pin, wait).await.unwrap();
-        let mut stream = connection.open(wait).await.unwrap();
-        let model = ModelId { name: "slow".into(), version: 1 };
-        let purpose =
-            Purpose::Share(sharelens::control::Upload { model, manifest_bytes: 1000, share_bytes: 32 });
-        let session = SessionId::random().unwrap();
-        let hello = Hello { version: PROTOCOL_VERSION, cluster: nodes.cluster.hash(), session, purpose };
-        stream.send(&hello).await.unwrap();
-        stream.recv::<Go>().await.unwrap();
-        stream
-    };
+    let mut slow = slow_upload(&nodes, &client).await;
     check(&infer(&nodes.client_as(client.clone()).await, "toy").await.unwrap());
     let second = nodes.share_as(&client, "toy", 2, "toy:100").await.unwrap_err();
     assert_eq!(second.code(), Code::Busy, "one upload of an owner at a time: {second}");

@@ -85,6 +85,53 @@ async fn a_wrong_key_is_named_on_both_sides() {
     }
 }
 
+#[tokio::test]
+async fn a_peer_whose_key_is_not_looked_at_yet_can_send_nothing() {
+    let (a, b) = (identity(), identity());
+    let server = Endpoint::listen(local(), b.clone(), &LinkConfig::default()).unwrap();
+    let client = Endpoint::dialing(a, &LinkConfig::default()).unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    let accept = async { server.accept().await.unwrap().handshake(TIMEOUT).await.unwrap() };
+    let (dialer, listener) = tokio::join!(client.connect("b", &address, b.pin(), TIMEOUT), accept);
+    let (dialer, short) = (dialer.unwrap(), Duration::from_millis(300));
+    let e = dialer.open(short).await.unwrap_err();
+    assert!(matches!(&e, Error::Timeout { what, .. } if what == "free stream"), "{e}");
+    listener.admit();
+    let mut stream = dialer.open(TIMEOUT).await.unwrap();
+    stream.send(&Go).await.unwrap();
+    listener.accept(TIMEOUT).await.unwrap().recv::<Go>().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_said_out_of_turn_is_not_lost() {
+    let pair = pair().await;
+    let (mut a, mut b) = streams(&pair).await;
+    // Nothing is said, and listening may be given up in the middle.
+    for _ in 0..2 {
+        assert!(tokio::time::timeout(Duration::from_millis(50), a.speaks()).await.is_err());
+    }
+    let frame = codec::encode(&Ready { seconds: 1.5 }).unwrap();
+    let (first, rest) = frame.split_at(1);
+    b.send_bulk(first.to_vec().into()).await.unwrap();
+    for _ in 0..2 {
+        tokio::time::timeout(TIMEOUT, a.speaks()).await.expect("a byte is here");
+    }
+    b.send_bulk(rest.to_vec().into()).await.unwrap();
+    assert_eq!(a.recv::<Ready>().await.unwrap().seconds, 1.5);
+    b.send(&Go).await.unwrap();
+    tokio::time::timeout(TIMEOUT, a.speaks()).await.expect("a message is here");
+    assert_eq!(a.out_of_turn().await.code(), Code::Malformed);
+
+    let (mut a, b) = streams(&pair).await;
+    let refusal = Error::Busy { what: "sessions", most: 3 };
+    let (e, ()) = tokio::join!(async { (a.speaks().await, a.out_of_turn().await).1 }, b.refuse(&refusal));
+    assert_eq!(e.code(), Code::Busy, "{e}");
+    let (mut a, b) = streams(&pair).await;
+    b.reset(Code::Draining);
+    tokio::time::timeout(TIMEOUT, a.speaks()).await.expect("it is gone");
+    assert_eq!(a.out_of_turn().await.code(), Code::Draining);
+}
+
 /// A dialer made of bare parts, to do what ours never does.
 async fn bare_dial(address: SocketAddr, config: rustls::ClientConfig) -> Result<quinn::Connection, String> {
     let endpoint = quinn::Endpoint::client(local()).unwrap();

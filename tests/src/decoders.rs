@@ -95,7 +95,7 @@ pub fn manifest(data: &[u8]) {
     assert_eq!(again, manifest);
     engine::plan(&manifest).expect("what was decoded was planned");
     let runner = engine::runner();
-    let model = runner.model(&bytes).expect("what can be planned can be run");
+    let model = runner.model(&bytes, |_| Ok(())).expect("what can be planned can be run");
     let sizes = runner.sizes(&model);
     if sizes.image_share.max(sizes.output) as u64 <= 8 * SMALL {
         let input = vec![0.5; manifest.program.input_len()];

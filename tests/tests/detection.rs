@@ -55,8 +55,12 @@ impl<R: Runner> Runner for Tapped<R> {
     type Masks = R::Masks;
     type Store = R::Store;
 
-    fn model(&self, manifest: &[u8]) -> Result<Self::Model, Error> {
-        self.engine.model(manifest)
+    fn model(
+        &self,
+        manifest: &[u8],
+        fits: impl FnOnce(&Sizes) -> sharelens::Result<()>,
+    ) -> sharelens::Result<Self::Model> {
+        self.engine.model(manifest, fits)
     }
     fn sizes(&self, model: &Self::Model) -> Sizes {
         self.engine.sizes(model)

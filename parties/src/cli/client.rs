@@ -39,5 +39,5 @@ pub fn run(command: Command, ui: Ui) -> Result<()> {
         show(&file),
         identity.pin()
     );
-    ui.result(&json, text)
+    ui.done(&json, text)
 }

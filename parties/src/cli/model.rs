@@ -330,7 +330,7 @@ impl Share {
         let rounds =
             super::runtime()?.block_on(share(&prepared, self.ring, trade, &cluster, &id, identity, ui))?;
         let json = serde_json::json!({ "model": id.name, "version": id.version, "rounds": rounds });
-        ui.result(&json, format!("model {id} is shared with all three nodes"))
+        ui.done(&json, format!("model {id} is shared with all three nodes"))
     }
 }
 

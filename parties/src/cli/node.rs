@@ -1,4 +1,4 @@
-//! `node init` and `node run`.
+//! `node`: what an operator does with a node of theirs.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use sharelens::config::{Card, NodeConfig, PROTOCOL_VERSION};
+use sharelens::control::ModelId;
 use sharelens::enrolment::{ClientCard, Enrolled, Entry, Right};
-use sharelens::{Identity, Node, Pin, Role, text};
+use sharelens::{Identity, Node, Pin, Role, storage, text};
 
 use super::{Ui, show};
 
@@ -21,6 +22,10 @@ pub enum Command {
     Revoke(Revoke),
     /// List who is enrolled.
     Clients(Clients),
+    /// List the models that this node keeps, and whose they are.
+    Models(Models),
+    /// Remove a model from this node; effective at once.
+    Remove(Remove),
     /// Run a node until SIGTERM or ctrl-c, which lets running sessions finish.
     Run(Run),
 }
@@ -85,6 +90,25 @@ pub struct Clients {
 }
 
 #[derive(Debug, Args)]
+pub struct Models {
+    /// Configuration of the node.
+    #[arg(long, default_value = "node.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Remove {
+    /// The model's name. A name belongs to the owner who shared it first, and is free again once all versions are gone.
+    name: String,
+    /// Only this version.
+    #[arg(long)]
+    version: Option<u32>,
+    /// Configuration of the node.
+    #[arg(long, default_value = "node.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub struct Run {
     /// Configuration of the node.
     #[arg(long, default_value = "node.toml")]
@@ -100,6 +124,8 @@ pub fn run(command: Command, ui: Ui, log: Option<&str>) -> Result<()> {
         Command::Allow(allow) => allow.run(ui),
         Command::Revoke(revoke) => revoke.run(ui),
         Command::Clients(clients) => clients.run(ui),
+        Command::Models(models) => models.run(ui),
+        Command::Remove(remove) => remove.run(ui),
         Command::Run(run) => run.run(ui, log),
     }
 }
@@ -118,7 +144,7 @@ impl Init {
             "wrote {config}, {key} (private) and {card_file} (public)\nkey {}\nnext: give {card_file} to the other operators",
             card.pin
         );
-        ui.result(&json, text)
+        ui.done(&json, text)
     }
 }
 
@@ -141,7 +167,7 @@ impl Allow {
         enrolled.allow(&name, pin, right);
         enrolled.save(&file)?;
         let json = serde_json::json!({ "name": name, "pin": pin, "as": right, "file": show(&file) });
-        ui.result(&json, format!("{name} ({pin}) is enrolled as {}", json["as"].as_str().unwrap_or_default()))
+        ui.done(&json, format!("{name} ({pin}) is enrolled as {}", json["as"].as_str().unwrap_or_default()))
     }
 }
 
@@ -154,7 +180,7 @@ impl Revoke {
             bail!("{}: nobody is enrolled as {}: see `node clients`", show(&file), self.who);
         }
         enrolled.save(&file)?;
-        ui.result(
+        ui.done(
             &serde_json::json!({ "revoked": count }),
             format!("{} may do nothing here any more", self.who),
         )
@@ -170,6 +196,34 @@ impl Clients {
         };
         let rows: Vec<_> = enrolled.keys.iter().map(row).collect();
         ui.result(&enrolled.keys, text::columns(&["name", "as", "key"], &rows))
+    }
+}
+
+impl Models {
+    fn run(self, ui: Ui) -> Result<()> {
+        let stored = storage::list(&NodeConfig::load(&self.config)?.data_dir)?;
+        let row =
+            |(id, owner): (&ModelId, &Pin)| [id.name.clone(), id.version.to_string(), owner.to_string()];
+        let rows: Vec<_> = stored.iter().map(row).collect();
+        let json: Vec<_> = stored
+            .iter()
+            .map(|(id, owner)| serde_json::json!({ "name": id.name, "version": id.version, "owner": owner }))
+            .collect();
+        ui.result(&json, text::columns(&["model", "version", "owner's key"], &rows))
+    }
+}
+
+impl Remove {
+    fn run(self, ui: Ui) -> Result<()> {
+        let removed = storage::remove(&NodeConfig::load(&self.config)?.data_dir, &self.name, self.version)?;
+        if removed == 0 {
+            let version = self.version.map(|v| format!(" version {v}")).unwrap_or_default();
+            bail!("model {}{version} is not here: see `node models`", text::one_line(&self.name));
+        }
+        ui.done(
+            &serde_json::json!({ "removed": removed }),
+            format!("{} is no longer here; sessions that use it go on to their end", self.name),
+        )
     }
 }
 

@@ -54,7 +54,7 @@ impl<R: Runner> LocalCluster<R> {
     /// As the engine.
     pub fn start(runner: R, link: Link, manifest: &[u8], seed: Seed, words: &[u8]) -> Result<Self> {
         let runner = Arc::new(runner);
-        let model = runner.model(manifest)?;
+        let model = runner.model(manifest, |_| Ok(()))?;
         let epoch: [u8; 16] = random()?;
         let seeds = seeds()?;
         let masks = runner.masks(&model, &seeds, &epoch)?;

@@ -2,10 +2,11 @@
 //!
 //! Nodes of the cluster have all they need, whatever others do. Enrolled clients and owners share a number of connections,
 //! of which one key may have only some; sessions and uploads have places of their own. Everybody else has none: a key that
-//! nobody enrolled is turned away right after the handshake. Handshakes that are not finished are few, and the oldest makes
-//! room for the newest: whoever leaves them half open keeps nobody out.
+//! nobody enrolled is turned away right after the handshake. Handshakes that are not finished are few, and when there are too
+//! many the address that has most of them loses its oldest: whoever leaves them half open keeps nobody else out.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -39,7 +40,23 @@ struct Held {
 #[derive(Default)]
 struct Handshakes {
     next: u64,
-    pending: VecDeque<(u64, oneshot::Sender<()>)>,
+    /// The oldest first.
+    pending: VecDeque<Pending>,
+}
+
+struct Pending {
+    id: u64,
+    from: IpAddr,
+    /// Dropped to end it.
+    _evict: oneshot::Sender<()>,
+}
+
+/// What one sender can be assumed to have of addresses: one of IPv4, and the 64 bits below a subnet of IPv6.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+    }
 }
 
 /// A place that one key holds, given back on drop.
@@ -91,22 +108,27 @@ impl Admission {
         lock(&self.handshakes).pending.len() >= VALIDATED
     }
 
-    /// A place for a handshake; the oldest one loses its own if there are many.
-    pub fn handshake(&self) -> Handshake {
+    /// A place for a handshake from this address. If there are too many, the address with most of them loses its oldest.
+    pub fn handshake(&self, from: IpAddr) -> Handshake {
         let mut all = lock(&self.handshakes);
         let (evict, evicted) = oneshot::channel();
         let id = all.next;
         all.next += 1;
-        all.pending.push_back((id, evict));
+        all.pending.push_back(Pending { id, from: network(from), _evict: evict });
         if all.pending.len() > HANDSHAKES {
-            all.pending.pop_front();
+            let mut of = HashMap::<IpAddr, usize>::new();
+            all.pending.iter().for_each(|p| *of.entry(p.from).or_default() += 1);
+            let most = of.values().copied().max().unwrap_or(0);
+            if let Some(at) = all.pending.iter().position(|p| of[&p.from] == most) {
+                all.pending.remove(at);
+            }
         }
         Handshake { id, evicted }
     }
 
     /// A handshake is over.
     pub fn done(&self, handshake: &Handshake) {
-        lock(&self.handshakes).pending.retain(|(id, _)| *id != handshake.id);
+        lock(&self.handshakes).pending.retain(|p| p.id != handshake.id);
     }
 
     /// A place for a connection of an enrolled key.
@@ -186,15 +208,29 @@ mod tests {
     }
 
     #[test]
-    fn old_handshakes_make_room() {
+    fn an_address_that_has_many_handshakes_loses_its_own() {
+        let lost = |h: &mut Handshake| h.evicted.try_recv() == Err(oneshot::error::TryRecvError::Closed);
         let admission = Admission::new(&Limits::default());
-        let mut all: Vec<Handshake> = (0..HANDSHAKES).map(|_| admission.handshake()).collect();
+        let (node, flood): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "198.51.100.7".parse().unwrap());
+        let mut oldest = admission.handshake(node);
+        let mut all: Vec<_> = (1..HANDSHAKES).map(|_| admission.handshake(flood)).collect();
         assert!(admission.validates());
-        assert!(all.iter_mut().all(|h| h.evicted.try_recv() == Err(oneshot::error::TryRecvError::Empty)));
-        let newest = admission.handshake();
-        assert_eq!(all[0].evicted.try_recv(), Err(oneshot::error::TryRecvError::Closed), "the oldest is out");
-        all.iter().for_each(|h| admission.done(h));
-        admission.done(&newest);
+        assert!(!all.iter_mut().any(lost) && !lost(&mut oldest), "there is room for as many");
+        let more: Vec<_> = (0..2 * HANDSHAKES).map(|_| admission.handshake(flood)).collect();
+        assert!(lost(&mut all[0]), "its oldest is out");
+        assert!(!lost(&mut oldest), "however many there are, that of another address stays");
+        for h in all.iter().chain(&more).chain([&oldest]) {
+            admission.done(h);
+        }
         assert!(!admission.validates());
+    }
+
+    #[test]
+    fn a_subnet_counts_as_one_address() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8:0:1::7"), of("2001:db8:0:1:ffff::"));
+        assert_ne!(of("2001:db8:0:1::7"), of("2001:db8:0:2::7"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 }

@@ -108,6 +108,12 @@ impl<R: Runner> Loads<R> {
         }
     }
 
+    /// A model that was shared anew.
+    pub fn remove(&self, id: &ModelId) {
+        lock(&self.weights).remove(id);
+        lock(&self.masks).remove(id);
+    }
+
     fn keep(
         &self,
         known: &Known<R>,

@@ -31,8 +31,14 @@ pub struct Known<R: Runner> {
 }
 
 impl<R: Runner> Known<R> {
-    fn check(runner: &R, id: ModelId, manifest: Vec<u8>) -> Result<Self> {
-        let model = runner.model(&manifest)?;
+    /// `fits` is asked before anything is computed from the manifest that takes time or memory.
+    fn check(
+        runner: &R,
+        id: ModelId,
+        manifest: Vec<u8>,
+        fits: impl FnOnce(&Sizes) -> Result<()>,
+    ) -> Result<Self> {
+        let model = runner.model(&manifest, fits)?;
         let sizes = runner.sizes(&model);
         Ok(Self { id, hash: Sha256::digest(&manifest).into(), manifest, model, sizes })
     }
@@ -57,6 +63,12 @@ const KNOWN: usize = 64;
 /// Models that were used since the start.
 pub struct Catalogue<R: Runner>(Mutex<HashMap<ModelId, Arc<Known<R>>>>);
 
+impl<R: Runner> Catalogue<R> {
+    fn forget(&self, id: &ModelId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+}
+
 impl<R: Runner> Default for Catalogue<R> {
     fn default() -> Self {
         Self(Mutex::default())
@@ -74,7 +86,7 @@ impl<R: Runner> Inner<R> {
         let known = blocking(move || {
             let _turn = turn;
             let stored = inner.storage.load(&id)?;
-            let known = Arc::new(Known::check(&*inner.runner, id.clone(), stored.manifest)?);
+            let known = Arc::new(Known::check(&*inner.runner, id.clone(), stored.manifest, |_| Ok(()))?);
             let mut catalogue = inner.catalogue.0.lock().unwrap_or_else(PoisonError::into_inner);
             let known = catalogue.entry(id).or_insert(known).clone();
             // Any that nobody uses makes room: it is read again when it is asked for.
@@ -117,7 +129,13 @@ pub async fn receive<R: Runner>(
     upload: Upload,
 ) -> Result<()> {
     let _active = inner.active.enter();
-    match receive_all(inner, &mut stream, owner, upload).await {
+    let mut draining = inner.draining.subscribe();
+    let received = tokio::select! {
+        received = receive_all(inner, &mut stream, owner, upload) => received,
+        // An owner may take an hour, and can come again.
+        _ = draining.wait_for(|draining| *draining) => Err(Error::Draining(inner.name())),
+    };
+    match received {
         Ok(id) => {
             tracing::info!("model {id} stored");
             stream.finish().await
@@ -150,24 +168,22 @@ async fn receive_all<R: Runner>(
     let manifest = manifest.unwrap_or_else(|_| Err(late(stream.peer())))?;
     let turn = inner.turn_to_check().await?;
     let (checking, of) = (inner.clone(), id.clone());
+    let (peer, image_most) = (stream.peer().to_string(), limits.image_mib << 20);
+    let fits = move |sizes: &Sizes| {
+        at_most("the share of an image", sizes.image_share as u64, image_most)?;
+        let due = checking.role.server().map_or(0, |server| InputShare::len_for(server, sizes.weight_share));
+        if share_len != due {
+            let (expected, found) = (format!("a share of {due} bytes"), format!("{share_len} bytes"));
+            return Err(Error::Malformed { peer, expected, found });
+        }
+        Ok(())
+    };
+    let runner = inner.runner.clone();
     let known = blocking(move || {
         let _turn = turn;
-        Known::check(&*checking.runner, of, manifest)
+        Known::check(&*runner, of, manifest, fits)
     })
     .await?;
-    let due = match inner.role.server() {
-        Some(server) => InputShare::len_for(server, known.sizes.weight_share),
-        None => 0,
-    };
-    at_most("the share of an image", known.sizes.image_share as u64, limits.image_mib << 20)?;
-    if share_len != due {
-        let expected = format!("a share of {due} bytes");
-        return Err(Error::Malformed {
-            peer: stream.peer().into(),
-            expected,
-            found: format!("{share_len} bytes"),
-        });
-    }
     let share = tokio::time::timeout_at(deadline, stream.recv_bulk(share_len, "share of the model")).await;
     let share = Zeroizing::new(share.unwrap_or_else(|_| Err(late(stream.peer())))?);
     let (storage, of) = (inner.storage.clone(), id.clone());
@@ -176,6 +192,9 @@ async fn receive_all<R: Runner>(
     stream.send(&Go).await?;
     let Go = stream.recv().await?;
     staged.commit(limits.models)?;
+    // There may have been another model of this name and version, which the operator removed.
+    inner.catalogue.forget(&id);
+    inner.loads.remove(&id);
     stream.send(&Go).await?;
     Ok(id)
 }

@@ -1,6 +1,6 @@
 //! One UDP socket, many authenticated connections.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -190,6 +190,11 @@ impl Incoming {
         let pin = peer_pin(&inner)
             .ok_or_else(|| Error::Link { peer: address.clone(), reason: "it has no key".into() })?;
         Ok(Connection { inner, peer: address, pin, link: self.link })
+    }
+
+    /// Where it comes from.
+    pub fn from(&self) -> IpAddr {
+        self.inner.remote_address().ip()
     }
 
     /// Whether the peer has to show first that it receives at the address it sends from.

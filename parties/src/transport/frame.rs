@@ -21,11 +21,13 @@ pub struct ControlStream {
     peer: String,
     streams: Option<(SendStream, RecvStream)>,
     timeout: Duration,
+    /// A byte that was read before it was due, or why there is none.
+    ahead: Option<Result<u8>>,
 }
 
 impl ControlStream {
     pub(crate) fn new(peer: String, send: SendStream, recv: RecvStream, timeout: Duration) -> Self {
-        Self { peer, streams: Some((send, recv)), timeout }
+        Self { peer, streams: Some((send, recv)), timeout, ahead: None }
     }
 
     /// What errors call the peer.
@@ -83,11 +85,7 @@ impl ControlStream {
             let mut body = vec![0; len];
             self.read(&mut body, Refusal::NAME).await?;
             let refusal: Refusal = codec::decode_body(&body).map_err(|Bad(e)| malformed(&self.peer, e))?;
-            return Err(Error::Refused {
-                peer: self.peer.clone(),
-                code: Code::from_wire(refusal.code.into()),
-                text: printable(&refusal.text),
-            });
+            return Err(self.told(refusal));
         }
         if kind != M::KIND {
             return Err(malformed(&self.peer, format!("a message of kind {kind}")));
@@ -122,6 +120,26 @@ impl ControlStream {
             };
             let _ = tokio::time::timeout(Duration::from_secs(2), write).await;
         }
+    }
+
+    /// Waits until the peer says something or goes away. Pending for as long as it is silent, also after it has ended its side
+    /// in order. May be dropped at any time: what was said is still there to be received.
+    pub async fn speaks(&mut self) {
+        let Some((_, recv)) = self.streams.as_mut() else { return };
+        if self.ahead.is_some() {
+            return;
+        }
+        let mut byte = [0];
+        match recv.read(&mut byte).await {
+            Ok(Some(_)) => self.ahead = Some(Ok(byte[0])),
+            Ok(None) => std::future::pending().await,
+            Err(e) => self.ahead = Some(Err(read_failed(&self.peer, e))),
+        }
+    }
+
+    /// What the peer says where nothing is due but a refusal.
+    pub async fn out_of_turn(&mut self) -> Error {
+        self.recv().await.map_or_else(|e| e, |refusal| self.told(refusal))
     }
 
     /// Waits until the peer resets the stream or goes away; bytes that it sent stay unread. Pending for as long
@@ -164,7 +182,7 @@ impl ControlStream {
     /// # Errors
     /// Never in practice; [`Error::Internal`] if the stream is gone.
     pub fn into_channel(mut self, ended: Ended, sending: Sending, traffic: Traffic) -> Result<StreamChannel> {
-        let (send, recv) = self.streams.take().ok_or_else(taken)?;
+        let (send, recv) = self.streams.take().filter(|_| self.ahead.is_none()).ok_or_else(taken)?;
         Ok(StreamChannel::new(self.peer.clone(), send, recv, self.timeout, ended, sending, traffic))
     }
 
@@ -187,6 +205,11 @@ impl ControlStream {
 
     async fn read(&mut self, bytes: &mut [u8], what: &str) -> Result<()> {
         let (_, recv) = self.streams.as_mut().ok_or_else(taken)?;
+        let mut bytes = bytes;
+        if let Some(ahead) = self.ahead.take_if(|_| !bytes.is_empty()) {
+            bytes[0] = ahead?;
+            bytes = &mut bytes[1..];
+        }
         match tokio::time::timeout(self.timeout, recv.read_exact(bytes)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(e)) => Err(read_error(&self.peer, what, e)),
@@ -201,12 +224,17 @@ impl ControlStream {
         }
         self.timeout = self.timeout.min(Duration::from_secs(1));
         match Box::pin(self.recv::<Refusal>()).await {
-            Ok(refusal) => Error::Refused {
-                peer: self.peer.clone(),
-                code: Code::from_wire(refusal.code.into()),
-                text: printable(&refusal.text),
-            },
+            Ok(refusal) => self.told(refusal),
             Err(_) => error,
+        }
+    }
+
+    /// A refusal, as an error of ours.
+    fn told(&self, refusal: Refusal) -> Error {
+        Error::Refused {
+            peer: self.peer.clone(),
+            code: Code::from_wire(refusal.code.into()),
+            text: printable(&refusal.text),
         }
     }
 

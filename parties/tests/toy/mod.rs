@@ -110,8 +110,14 @@ impl Runner for Toy {
     type Masks = Vec<u8>;
     type Store = Store;
 
-    fn model(&self, manifest: &[u8]) -> Result<Manifest> {
-        parse(manifest).ok_or_else(|| Error::Config("not a toy".into()))
+    fn model(
+        &self,
+        manifest: &[u8],
+        fits: impl FnOnce(&Sizes) -> sharelens::Result<()>,
+    ) -> sharelens::Result<Manifest> {
+        let manifest = parse(manifest).ok_or_else(|| Error::Config("not a toy".into()))?;
+        fits(&self.sizes(&manifest))?;
+        Ok(manifest)
     }
 
     fn sizes(&self, m: &Manifest) -> Sizes {
