@@ -381,3 +381,69 @@ async fn either_tells<A, B>(
         _ => first,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stream to each of two servers, with their ends.
+    async fn two_streams() -> ([ControlStream; 2], [ControlStream; 2], Endpoint, Endpoint) {
+        let wait = Duration::from_secs(5);
+        let (identity, link) = (Arc::new(Identity::generate().unwrap()), LinkConfig::default());
+        let server = Endpoint::listen("127.0.0.1:0".parse().unwrap(), identity.clone(), &link).unwrap();
+        let client = Endpoint::dialing(identity.clone(), &link).unwrap();
+        let address = server.local_addr().unwrap().to_string();
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for name in ["server 0", "server 1"] {
+            let accept = async { server.accept().await.unwrap().handshake(wait).await.unwrap() };
+            let dial = client.connect(name, &address, identity.pin(), wait);
+            let (connection, accepted) = tokio::join!(dial, accept);
+            accepted.admit();
+            let mut stream = connection.unwrap().open(wait).await.unwrap();
+            stream.send(&Go).await.unwrap();
+            let mut accepted = accepted.accept(wait).await.unwrap();
+            accepted.recv::<Go>().await.unwrap();
+            ours.push(stream);
+            theirs.push(accepted);
+        }
+        let pair = |v: Vec<ControlStream>| <[ControlStream; 2]>::try_from(v).unwrap();
+        (pair(ours), pair(theirs), server, client)
+    }
+
+    #[tokio::test]
+    async fn a_server_that_leaves_is_heard_while_the_other_is_waited_for() {
+        for leaves in [0, 1] {
+            let ([mut s0, mut s1], mut servers, _server, _client) = two_streams().await;
+            servers[leaves].send(&Ready { seconds: 1.0 }).await.unwrap();
+            let [first, second] = servers;
+            let (leaver, stays) = if leaves == 0 { (first, second) } else { (second, first) };
+            let ready = async |s: &mut ControlStream| s.recv::<Ready>().await;
+            let waits = tokio::time::timeout(Duration::from_secs(4), both(&mut s0, &mut s1, ready, ready));
+            let reason = Error::Draining("it".into());
+            let (outcome, ()) = tokio::join!(waits, leaver.refuse(&reason));
+            let e = outcome.expect("at once, and not when the other one is late").err().unwrap();
+            assert_eq!(e.code(), Code::Draining, "server {leaves}: {e}");
+            drop(stays);
+        }
+    }
+
+    #[tokio::test]
+    async fn two_servers_may_be_done_in_any_order() {
+        for order in [[0, 1], [1, 0]] {
+            let ([mut s0, mut s1], mut servers, _server, _client) = two_streams().await;
+            let ready = async |s: &mut ControlStream| s.recv::<Ready>().await;
+            let answer = async {
+                for server in order {
+                    servers[server].send(&Ready { seconds: server as f64 }).await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                // What is due later may come early, too.
+                servers[order[0]].send(&Go).await.unwrap();
+            };
+            let (outcome, ()) = tokio::join!(both(&mut s0, &mut s1, ready, ready), answer);
+            let (a, b) = outcome.unwrap();
+            assert_eq!([a.seconds, b.seconds], [0.0, 1.0]);
+            [&mut s0, &mut s1][order[0]].recv::<Go>().await.unwrap();
+        }
+    }
+}
