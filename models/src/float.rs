@@ -101,6 +101,8 @@ fn apply(op: &Op, inputs: &[&[f64]], shapes: &[&[usize]]) -> Vec<f64> {
             let (lo, hi) = (lo.map_or(f64::MIN, f64::from), hi.map_or(f64::MAX, f64::from));
             each(&|v| v.max(lo).min(hi))
         }
+        Op::Smooth(f) => each(&|v| f.value(v)),
+        Op::Mul => x.iter().zip(inputs[1]).map(|(a, b)| a * b).collect(),
         Op::MaxPool(pool) => {
             let (h, w, c) = (pool.rows.input, pool.columns.input, pool.c);
             let mut out = Vec::with_capacity(pool.n * pool.rows.output * pool.columns.output * c);

@@ -8,6 +8,7 @@ use crate::arrange::Arrange;
 use crate::detect::Stage;
 use crate::error::{Error, Result};
 use crate::finish::Finish;
+use crate::smooth::Smooth;
 
 /// Elements that one value or weight may have.
 pub const MAX_ELEMENTS: usize = 1 << 27;
@@ -112,6 +113,10 @@ pub enum Op {
         /// The slopes.
         parameters: Parameters,
     },
+    /// A smooth function of each number.
+    Smooth(Smooth),
+    /// Product of two values of one shape.
+    Mul,
     /// Max-pool.
     MaxPool(MaxPool),
     /// Average-pool or linear interpolation: a weighted sum along rows and columns.
@@ -148,6 +153,8 @@ impl Op {
             Self::Clip { .. } => "clip",
             Self::LeakyRelu { .. } => "leaky relu",
             Self::PRelu { .. } => "prelu",
+            Self::Smooth(f) => f.label(),
+            Self::Mul => "mul",
             Self::MaxPool(_) => "max-pool",
             Self::Weighted { .. } => "weighted sum",
             Self::Arrange(a) => a.label(),
@@ -337,6 +344,7 @@ fn check(op: &Op, inputs: &[&[usize]], out: &[usize]) -> Result<(), String> {
     let arity = match op {
         Op::Arrange(a) => a.arity().unwrap_or(inputs.len().max(1)),
         Op::Detect(stage) => stage.kind().arity(),
+        Op::Mul => 2,
         _ => 1,
     };
     if inputs.len() != arity {
@@ -370,6 +378,8 @@ fn check(op: &Op, inputs: &[&[usize]], out: &[usize]) -> Result<(), String> {
             "the number of slopes does not match",
         ),
         Op::Relu => unless(x == out, "shape changes"),
+        Op::Smooth(f) => unless(x == out && f.is_valid(), "shape changes, or its settings are out of range"),
+        Op::Mul => unless(x == inputs[1] && x == out, "factors differ in shape"),
         Op::LeakyRelu { alpha } => {
             unless(x == out && alpha.is_finite(), "shape changes, or its slope is not finite")
         }

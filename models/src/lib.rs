@@ -46,6 +46,7 @@ pub mod program;
 pub mod proof;
 pub mod scales;
 pub mod slm;
+pub mod smooth;
 pub mod stage;
 pub mod zoo;
 

@@ -14,9 +14,9 @@ use crate::program::{Instruction, Layer, Program, Register};
 use crate::scales::{IntegerSum, Scales};
 
 /// A layer of at most so many elements is watched as a whole.
-const WATCHED_WHOLE: usize = 2048;
+const WATCHED_WHOLE: usize = 1024;
 /// Of a larger one at least so many,
-const WATCHED_LEAST: usize = 1024;
+const WATCHED_LEAST: usize = 512;
 /// and one of so many.
 const WATCHED_SHARE: usize = 128;
 /// Layers watched, as many as one instruction reads.
@@ -31,7 +31,7 @@ pub fn lower(
     graph: &Graph,
     scales: &Scales,
     bounds: &Bounds,
-    (peaks, margin): (&[f64], f64),
+    (peaks, margin, smooth): (&[f64], f64, f64),
     proved: &[bool],
 ) -> Result<(Program, Vec<Parameters>)> {
     let mut l = Lowering {
@@ -39,6 +39,7 @@ pub fn lower(
         scales,
         peaks,
         margin,
+        smooth,
         layers: Vec::new(),
         weights: Vec::new(),
         native: vec![0],
@@ -68,6 +69,8 @@ struct Lowering<'a> {
     /// Calibrated magnitudes by value, and how many times over stages have to reckon with them.
     peaks: &'a [f64],
     margin: f64,
+    /// What cubics may miss of smooth functions.
+    smooth: f64,
     layers: Vec<Layer>,
     weights: Vec<Parameters>,
     /// Register of each value, as computed.
@@ -119,6 +122,7 @@ impl Lowering<'_> {
                     | Instruction::Clip { .. }
                     | Instruction::LeakyRelu { .. }
                     | Instruction::Halves
+                    | Instruction::Smooth { .. }
                     | Instruction::MaxPool(_)
                     | Instruction::Lift
             ) {
@@ -130,6 +134,8 @@ impl Lowering<'_> {
                 layer.op,
                 Instruction::Linear { .. }
                     | Instruction::Product { .. }
+                    | Instruction::Mul { .. }
+                    | Instruction::Smooth { .. }
                     | Instruction::Requantise { .. }
                     | Instruction::Weighted { .. }
                     | Instruction::LeakyRelu { .. }
@@ -235,6 +241,18 @@ impl Lowering<'_> {
             Op::LeakyRelu { alpha } => {
                 let negative = (f64::from(*alpha) * divisor).round() as i64;
                 layer(Instruction::LeakyRelu { negative }, vec![self.native[source]])
+            }
+            Op::Smooth(f) => {
+                let function = Box::new(f.fit(self.smooth)?);
+                // No more than scales left room for.
+                let limit = self.margin * self.peaks[source];
+                layer(Instruction::Smooth { function, limit }, vec![self.native[source]])
+            }
+            Op::Mul => {
+                let factors = scale_in * self.scales.scale[node.inputs[1]];
+                let factor = (divisor * scale / factors).round() as i64;
+                let inputs = node.inputs.iter().map(|&v| self.full(v)).collect();
+                layer(Instruction::Mul { factor }, inputs)
             }
             Op::MaxPool(pool) => layer(Instruction::MaxPool(*pool), vec![self.native[source]]),
             Op::Weighted { rows, columns } => {

@@ -18,7 +18,7 @@ use crate::program::{Instruction, Kind, Layer, Program};
 const MAX_LOOKS: usize = 8;
 
 /// Version of the format.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Shapes, scales, moduli, preprocessing, names: all that servers, helper and client agree on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -216,6 +216,11 @@ fn moves(layer: &Layer) -> u64 {
             out.saturating_mul(count(&sum.rows)).saturating_add(wide.saturating_mul(count(&sum.columns)))
         }
         Instruction::Detect { stage, .. } => stage.moves().saturating_add(out),
+        // Compared with the ends of all pieces at once.
+        Instruction::Smooth { function, .. } => match out.saturating_mul(function.pieces() as u64 + 1) {
+            compared if compared <= MAX_ELEMENTS as u64 => compared.saturating_mul(4),
+            _ => u64::MAX,
+        },
         // Its inputs were counted where they were made; sums by halves move twice as many again.
         _ => out,
     }
@@ -262,6 +267,7 @@ fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
         Instruction::Arrange(ref a) => a.arity().unwrap_or(layer.inputs.len()),
         Instruction::Detect { ref stage, .. } => stage.kind().arity(),
         Instruction::Outside => layer.inputs.len(),
+        Instruction::Mul { .. } => 2,
         _ => 1,
     };
     ensure(layer.inputs.len() == arity, "it reads too few or too many registers")?;
@@ -299,6 +305,17 @@ fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
             yields(Range::Full)?;
             let doubled = x.split_last().map(|(l, rest)| [rest, &[2 * l]].concat());
             ensure(doubled.as_deref() == Some(out), "its shapes do not match")
+        }
+        Instruction::Smooth { function, limit } => {
+            yields(Range::Reduced)?;
+            ensure(function.is_valid(), "its function is not acceptable")?;
+            ensure(limit.is_finite() && (0.0..=1e9).contains(limit), "its limit is not acceptable")?;
+            ensure(x == out, "its shapes do not match")
+        }
+        Instruction::Mul { factor } => {
+            yields(Range::Reduced)?;
+            ensure(full && (1..1 << 40).contains(factor), "an input or its factor is not acceptable")?;
+            ensure(x == shapes[1] && x == out, "its shapes do not match")
         }
         Instruction::MaxPool(pool) => {
             yields(Range::Reduced)?;

@@ -12,12 +12,15 @@ use crate::finish::{Finish, Function};
 use crate::graph::{Graph, MAX_NODES, Node, Op, Output, ValueId, elements};
 
 mod attributes;
+mod fold;
+mod line;
 pub mod external;
 mod linear;
 mod movement;
 mod pointwise;
 mod pool;
 mod resize;
+mod smooth;
 
 pub mod proto;
 pub mod tensor;
@@ -38,42 +41,69 @@ const MAX_REASON: usize = 300;
 
 /// Operators that import knows.
 pub const OPERATORS: &[&str] = &[
+    "Abs",
     "Add",
     "ArgMax",
     "AveragePool",
     "BatchNormalization",
     "Cast",
+    "Celu",
     "Clip",
     "Concat",
     "Constant",
     "Conv",
+    "ConstantOfShape",
     "ConvTranspose",
+    "DepthToSpace",
     "Div",
     "Dropout",
+    "Elu",
+    "Erf",
+    "Expand",
     "Flatten",
     "Gather",
+    "Gelu",
     "Gemm",
     "GlobalAveragePool",
     "GlobalMaxPool",
+    "HardSigmoid",
+    "HardSwish",
     "Identity",
     "LeakyRelu",
     "LogSoftmax",
     "MatMul",
+    "Max",
     "MaxPool",
+    "Mean",
+    "Min",
+    "Mish",
     "Mul",
     "Neg",
     "PRelu",
     "Pad",
+    "Pow",
+    "ReduceMax",
     "ReduceMean",
+    "ReduceMin",
+    "ReduceSum",
     "Relu",
     "Reshape",
     "Resize",
+    "Selu",
     "Shape",
     "Sigmoid",
     "Slice",
     "Softmax",
+    "SpaceToDepth",
+    "Softplus",
+    "Split",
     "Squeeze",
     "Sub",
+    "Sum",
+    "Swish",
+    "Tanh",
+    "ThresholdedRelu",
+    "Tile",
     "Transpose",
     "Unsqueeze",
     "Upsample",
@@ -177,6 +207,8 @@ struct Importer {
     known: HashMap<String, Known>,
     /// Whether the file has its input as `[n, h, w, c]`, and turns it round first.
     channels_last: bool,
+    /// Values with their last function computed, by name.
+    applied: HashMap<String, Value>,
     /// Name of the node being imported.
     current: String,
     names: HashSet<String>,
@@ -217,6 +249,7 @@ impl Importer {
             graph,
             known,
             channels_last,
+            applied: HashMap::new(),
             current: String::new(),
             names: HashSet::new(),
             room: MAX_NUMBERS,
@@ -230,21 +263,23 @@ impl Importer {
             let node = &file.node[i];
             self.current = label(node, i);
             let outcome = self.node(node);
-            let produced = match outcome {
-                Ok(known) => known,
+            let mut produced = match outcome {
+                Ok(known) => known.into_iter(),
                 Err(Failure::Unsupported(why)) => {
                     let why = match why.char_indices().nth(MAX_REASON) {
                         Some((end, _)) => format!("{}...", &why[..end]),
                         None => why,
                     };
                     problems.push(Unsupported { node: self.current.clone(), op: node.op_type.clone(), why });
-                    Known::Unknown
+                    vec![Known::Unknown].into_iter()
                 }
                 Err(Failure::Error(e)) => return Err(e),
             };
-            for (j, name) in node.output.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
-                let known = if j == 0 { produced.clone() } else { Known::Unknown };
-                self.known.insert(name.clone(), known);
+            for name in &node.output {
+                let known = produced.next().unwrap_or(Known::Unknown);
+                if !name.is_empty() {
+                    self.known.insert(name.clone(), known);
+                }
             }
         }
         if !problems.is_empty() {
@@ -270,19 +305,17 @@ impl Importer {
         Ok(self.graph)
     }
 
-    fn node(&mut self, node: &NodeProto) -> Result<Known, Failure> {
+    /// What a node yields, as many as are known of its outputs.
+    fn node(&mut self, node: &NodeProto) -> Result<Vec<Known>, Failure> {
         if !(node.domain.is_empty() || node.domain == "ai.onnx") {
             return Err(Failure::Unsupported(format!("operator set {} is not supported", node.domain)));
-        }
-        if !OPERATORS.contains(&node.op_type.as_str()) {
-            return Err(Failure::Unsupported("operator not supported".into()));
         }
         let mut inputs = Vec::with_capacity(node.input.len());
         for name in &node.input {
             inputs.push(match self.known.get(name) {
                 _ if name.is_empty() => None,
                 // Its own problem has been reported already.
-                Some(Known::Unknown) => return Ok(Known::Unknown),
+                Some(Known::Unknown) => return Ok(Vec::new()),
                 Some(known) => Some(known.clone()),
                 None => {
                     let reason = format!("it reads {name}, which nothing yields");
@@ -290,9 +323,23 @@ impl Importer {
                 }
             });
         }
-        let call = Call { op: &node.op_type, inputs, attributes: Attributes::of(node), opset: self.opset };
+        if node.op_type == "Mul"
+            && let Some(silu) = smooth::silu(self, &inputs)
+        {
+            return silu.map(|v| vec![v]).map_err(Failure::from);
+        }
+        self.apply_pending(node, &mut inputs)?;
+        let line = line::widen(self, node, &mut inputs).map_err(Failure::from)?;
+        let attributes = Attributes::of(line.as_ref().unwrap_or(node));
+        let call = Call { op: &node.op_type, inputs, attributes, opset: self.opset };
         if let Some(constant) = movement::fold(&call) {
-            return constant.map(Known::Constant).map_err(Failure::from);
+            return constant.map(|c| vec![Known::Constant(c)]).map_err(Failure::from);
+        }
+        if node.op_type == "Split" {
+            return movement::split(self, &call, node.output.len()).map_err(Failure::from);
+        }
+        if !OPERATORS.contains(&node.op_type.as_str()) {
+            return Err(Failure::Unsupported("operator not supported".into()));
         }
         let handled = match node.op_type.as_str() {
             "Conv" => linear::conv(self, &call),
@@ -306,13 +353,17 @@ impl Importer {
             "BatchNormalization" => pointwise::batch_norm(self, &call),
             "Add" | "Sub" | "Mul" | "Div" => pointwise::arithmetic(self, &call),
             "Neg" => pointwise::negate(self, &call),
+            "Pow" => pointwise::power(self, &call),
+            "Sum" | "Mean" | "Min" | "Max" => pointwise::many(self, &call),
+            op if smooth::handles(op) => smooth::smooth(self, &call),
             "Relu" | "Clip" | "LeakyRelu" | "PRelu" => pointwise::activation(self, &call),
             "MaxPool" => match node.output.get(1).filter(|o| !o.is_empty()) {
                 Some(_) => Err("its second output (indices) is not supported".into()),
                 None => pool::max_pool(self, &call),
             },
             "AveragePool" => pool::average_pool(self, &call),
-            "GlobalAveragePool" | "GlobalMaxPool" | "ReduceMean" => pool::global(self, &call),
+            "GlobalAveragePool" | "GlobalMaxPool" => pool::global(self, &call),
+            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" => pool::reduce(self, &call),
             "Resize" | "Upsample" => resize::resize(self, &call),
             "Identity" => call.value(0).map(Known::Value),
             "Dropout" => match call.constant(2).ok().and_then(Array::scalar) {
@@ -327,13 +378,34 @@ impl Importer {
             _ => movement::movement(self, &call),
         };
         let mut handled = handled.map_err(Failure::from)?;
+        if line.is_some() {
+            handled = line::narrow(self, handled).map_err(Failure::from)?;
+        }
         // Whatever keeps the order of numbers leaves the last function as it is.
         if let (Some(Some(Known::Value(Value { finish: Some(finish), .. }))), Known::Value(out)) =
             (call.inputs.first(), &mut handled)
         {
             out.finish.get_or_insert_with(|| finish.clone());
         }
-        Ok(handled)
+        Ok(vec![handled])
+    }
+
+    /// Computes last functions that this node reads and does not pass on.
+    fn apply_pending(&mut self, node: &NodeProto, inputs: &mut [Option<Known>]) -> Result<(), Failure> {
+        for (name, input) in node.input.iter().zip(inputs) {
+            let Some(Known::Value(value)) = input else { continue };
+            let Some(finish) = &value.finish else { continue };
+            if keeps(&node.op_type, finish) {
+                continue;
+            }
+            let applied = match self.applied.get(name) {
+                Some(applied) => applied.clone(),
+                None => smooth::applied(self, value, finish).map_err(Failure::from)?,
+            };
+            self.applied.insert(name.clone(), applied.clone());
+            *value = applied;
+        }
+        Ok(())
     }
 
     /// Counts numbers that the network is about to hold.
@@ -380,6 +452,20 @@ impl From<String> for Failure {
     }
 }
 
+/// Whether an operator may come behind this last function, and leaves it as it is.
+fn keeps(op: &str, finish: &Finish) -> bool {
+    match op {
+        "Identity" | "Dropout" | "Cast" => true,
+        // The shape of indices is another one.
+        "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => finish.shape.is_none(),
+        "Transpose" => finish.function == Function::Sigmoid,
+        "ArgMax" => finish.function != Function::ArgMax,
+        // Folded, or refused, on its own.
+        "Shape" => true,
+        _ => false,
+    }
+}
+
 /// One node with its inputs resolved.
 struct Call<'a> {
     op: &'a str,
@@ -391,27 +477,9 @@ struct Call<'a> {
 impl Call<'_> {
     fn value(&self, i: usize) -> Reason<Value> {
         match self.inputs.get(i) {
-            Some(Some(Known::Value(v))) if v.finish.as_ref().is_some_and(|f| !self.keeps(f)) => {
-                Err("it reads the result of a softmax, sigmoid or index of the largest, which are supported only at the \
-                     end of a network, where they are left to the client"
-                    .into())
-            }
             Some(Some(Known::Value(v))) => Ok(v.clone()),
             Some(Some(_)) => Err(format!("input {i} is a constant, expected a value")),
             _ => Err(format!("input {i} is missing")),
-        }
-    }
-
-    /// Whether it may come behind this last function, and leaves it as it is.
-    fn keeps(&self, finish: &Finish) -> bool {
-        match self.op {
-            "Identity" | "Dropout" => true,
-            "Cast" => true,
-            // The shape of indices is another one.
-            "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => finish.shape.is_none(),
-            "Transpose" => finish.function == Function::Sigmoid,
-            "ArgMax" => finish.function != Function::ArgMax,
-            _ => false,
         }
     }
 

@@ -29,6 +29,8 @@ use crate::scales::Scales;
 pub const CANDIDATES: [(usize, usize); 6] = [(2, 2), (3, 2), (3, 3), (4, 2), (4, 3), (4, 4)];
 /// Largest scales to try, in bits, finest first.
 const CAPS: [i32; 5] = [20, 17, 15, 13, 11];
+/// What the cubics of smooth functions may miss, coarsest first: fewer pieces are fewer comparisons.
+const SMOOTH: [f64; 3] = [2e-3, 4e-4, 1e-4];
 /// Inputs that each choice is tried on.
 const TRIALS: usize = 8;
 
@@ -71,6 +73,8 @@ pub struct Calibration {
     pub arithmetic: Arithmetic,
     /// Largest scale.
     pub cap: f64,
+    /// What the cubics of smooth functions may miss.
+    pub smooth: f64,
 }
 
 /// What [`prepare`] says about its choice.
@@ -155,15 +159,21 @@ pub fn prepare(model: &Model, samples: &[Vec<f32>], options: &Options) -> Result
     let spread = spread(&expected);
     let close = options.tolerance.min(RELATIVE * options.tolerance * spread);
     let goals = if close < options.tolerance { vec![close, options.tolerance] } else { vec![close] };
+    let smooths = graph.nodes.iter().any(|n| matches!(n.op, Op::Smooth(_)));
+    let smooths = if smooths { &SMOOTH[..] } else { &SMOOTH[SMOOTH.len() - 1..] };
     let tries = goals
         .iter()
         .flat_map(|goal| choices.iter().flat_map(move |c| [(*goal, c, true), (*goal, c, false)]))
-        .filter(|(_, _, secured)| !secured || raised != peaks);
-    for (tolerance, arithmetic, secured) in tries {
+        .filter(|(_, _, secured)| !secured || raised != peaks)
+        .flat_map(|(goal, c, secured)| smooths.iter().map(move |smooth| (goal, c, secured, *smooth)));
+    for (tolerance, arithmetic, secured, smooth) in tries {
         let (options, peaks) =
             (&Options { tolerance, ..options.clone() }, if secured { &raised } else { &peaks });
-        let settled = settle(&graph, &model.config, peaks, options, arithmetic.clone(), &trials, &expected);
-        if secured && settled.as_ref().map_or(true, |(error, _)| *error > tolerance / 2.0) {
+        let choice = (arithmetic.clone(), smooth);
+        let settled = settle(&graph, &model.config, peaks, options, choice, &trials, &expected);
+        // What is coarser than need be leaves half of the tolerance.
+        let coarse = secured || Some(&smooth) != smooths.last();
+        if coarse && settled.as_ref().map_or(true, |(error, _)| *error > tolerance / 2.0) {
             continue;
         }
         match settled {
@@ -260,11 +270,11 @@ fn settle(
     config: &Config,
     peaks: &[f64],
     options: &Options,
-    arithmetic: Arithmetic,
+    (arithmetic, smooth): (Arithmetic, f64),
     trials: &[&[f32]],
     expected: &[Vec<Vec<f64>>],
 ) -> Result<(f64, Prepared)> {
-    let calibration = Calibration { peaks: peaks.to_vec(), margin: options.margin, arithmetic, cap: 0.0 };
+    let calibration = Calibration { peaks: peaks.to_vec(), margin: options.margin, arithmetic, cap: 0.0, smooth };
     let mut prepared = Prepared { config: config.clone(), graph: graph.clone(), calibration };
     let arithmetic = prepared.arithmetic().clone();
     // Error and cap.
@@ -292,6 +302,8 @@ fn settle(
             }
             Ok(_) => {}
             Err(e @ (Error::Range(_) | Error::Overflow { .. })) => failure = Some(e),
+            // Functions of real numbers find out what has no room when they are run.
+            Err(Error::Protocol(e @ sharelens_protocol::Error::Config(_))) => failure = Some(Error::Range(e.to_string())),
             Err(e) => return Err(e),
         }
         if best.is_some_and(|(e, _)| e < options.tolerance / 4.0) {
@@ -405,7 +417,7 @@ impl Prepared {
         let bounds = arithmetic.bounds()?;
         let (c, scales) = (&self.calibration, self.scales(arithmetic)?);
         let proved = self.proved(&scales, bounds.divisor);
-        let (program, parameters) = lower(&self.graph, &scales, &bounds, (&c.peaks, c.margin), &proved)?;
+        let (program, parameters) = lower(&self.graph, &scales, &bounds, (&c.peaks, c.margin, c.smooth), &proved)?;
         let weights = quantise(&program, &parameters, &bounds, self.calibration.margin)?;
         let info = |o: &crate::graph::Output| OutputInfo {
             name: o.name.clone(),

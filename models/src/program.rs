@@ -10,8 +10,10 @@ use futures::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
 use sharelens_ops::engine::ProductShape;
 use sharelens_ops::layers::{self, MaxPool, WeightedSum, activation};
+use sharelens_ops::number::{Number, Scope};
 use sharelens_ops::opened::Bits;
 use sharelens_ops::plain::Bounds;
+use sharelens_ops::real::{Piecewise, piecewise};
 use sharelens_ops::{Engine, Linear};
 use sharelens_protocol::ring::{Domain, Full, Range, Reduced};
 use sharelens_protocol::{Error, Result, Step};
@@ -105,6 +107,18 @@ pub enum Instruction {
         /// The factor.
         factor: i64,
     },
+    /// Cubics on pieces, at the scale of the layer.
+    Smooth {
+        /// The function.
+        function: Box<Piecewise>,
+        /// Largest magnitude that its planning has to reckon with, in units.
+        limit: f64,
+    },
+    /// The product of two secrets, number by number. Then a factor and a rescale.
+    Mul {
+        /// The factor.
+        factor: i64,
+    },
     /// Max-pool.
     MaxPool(MaxPool),
     /// Average-pool or interpolation.
@@ -154,6 +168,8 @@ impl Instruction {
             Self::LeakyRelu { .. } => "leaky relu",
             Self::Halves => "prelu",
             Self::Product { .. } => "product",
+            Self::Smooth { .. } => "smooth",
+            Self::Mul { .. } => "mul",
             Self::MaxPool(_) => "max-pool",
             Self::Weighted { .. } => "weighted sum",
             Self::Requantise { .. } => "requantise",
@@ -496,6 +512,22 @@ async fn step<E: Engine>(
             let mut operand = e.operand(calls.step(), shape, right)?;
             let product = e.product(calls.step(), &mut operand, &left).await?;
             let scaled = e.scale(&product, factor);
+            Value::Reduced(e.rescale(calls.step(), &scaled).await?)
+        }
+        Instruction::Smooth { function, limit } => {
+            let mut scope = Scope::new(at, program.bounds);
+            let x = Number::new(&scope, reduced(e, x), program.scale(layer.inputs[0]), *limit)?;
+            let y = piecewise(e, &mut scope, &x, function, layer.scale).await?;
+            if (y.scale() / layer.scale - 1.0).abs() > 1e-6 {
+                let found = y.scale();
+                return Err(Error::Config(format!("a function at scale {found}, not {}", layer.scale)));
+            }
+            Value::Reduced(y.into_integers())
+        }
+        Instruction::Mul { factor } => {
+            let (x, y) = (full(x)?, full(next()?)?);
+            let product = e.mul(calls.step(), &x, &y).await?;
+            let scaled = e.scale(&product, *factor);
             Value::Reduced(e.rescale(calls.step(), &scaled).await?)
         }
         Instruction::MaxPool(pool) => {

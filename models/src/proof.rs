@@ -25,6 +25,9 @@ type Interval = (f64, f64);
 /// Error of the weights of averages and interpolations, which become fractions of small denominators.
 const TAP_SLACK: f64 = 1.0 / 8192.0;
 
+/// Error of the cubics that smooth functions become, and of what rounds them.
+const CUBIC_SLACK: f64 = 0.02;
+
 /// The largest magnitude of each value for any picture, infinite where nothing is known. `slack` gives the roundings of
 /// each value.
 pub fn worst_cases(
@@ -119,6 +122,16 @@ fn step(graph: &Graph, node: &Node, inputs: &[&[Interval]], slack: Slack) -> Opt
                 let (a, b) = (bent(v, low, slack.weight), bent(v, high, slack.weight));
                 (a.0.min(b.0), a.1.max(b.1))
             })
+        }
+        // Cubics miss the function by a little, and so does what rounds them.
+        Op::Smooth(f) => each(&|v| {
+            let (lo, hi) = f.interval(v);
+            (lo - CUBIC_SLACK, hi + CUBIC_SLACK)
+        }),
+        Op::Mul => {
+            let (a, b) = (spread(x, channels), spread(inputs[1], channels));
+            let product = |(a, b): (&Interval, &Interval)| hull(&[scaled(*b, a.0, 0.0), scaled(*b, a.1, 0.0)]);
+            Some(a.iter().zip(&b).map(product).collect())
         }
         Op::MaxPool(_) => Some(x.to_vec()),
         Op::Weighted { rows, columns } => each(&|v| tapped(tapped(v, rows), columns)),

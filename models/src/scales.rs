@@ -12,6 +12,7 @@ use crate::arrange::Arrange;
 use crate::detect::{COORDINATES, Stage, lower};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, Taps, ValueId};
+use crate::smooth::Smooth;
 
 /// Smallest scale that a value may have.
 const MIN_SCALE: f64 = 32.0;
@@ -50,8 +51,8 @@ fn want(op: &Op, input: usize) -> Want {
             Range::Full => Want::Full,
             Range::Reduced => Want::Reduced,
         },
-        Op::Linear { .. } | Op::Affine { .. } | Op::Weighted { .. } => Want::Full,
-        Op::Relu | Op::Clip { .. } | Op::LeakyRelu { .. } | Op::PRelu { .. } | Op::MaxPool(_) => {
+        Op::Linear { .. } | Op::Affine { .. } | Op::Weighted { .. } | Op::Mul => Want::Full,
+        Op::Smooth(_) | Op::Relu | Op::Clip { .. } | Op::LeakyRelu { .. } | Op::PRelu { .. } | Op::MaxPool(_) => {
             Want::Reduced
         }
         _ => Want::Either,
@@ -104,6 +105,8 @@ fn compared(node: &Node, j: usize, peak: f64, n: usize) -> f64 {
         Op::Clip { lo, hi } => {
             peak + lo.map_or(0.0, |v| f64::from(v.abs())).max(hi.map_or(0.0, |v| f64::from(v.abs())))
         }
+        // Differences from the ends of its pieces.
+        Op::Smooth(_) => peak + Smooth::FARTHEST,
         // Differences of two values.
         Op::MaxPool(_) => 2.0 * peak,
         _ => peak,
@@ -121,7 +124,17 @@ impl Scales {
         let mut pins = Pins::new();
         // What a stage yields may have a scale that follows from those of its inputs.
         for (i, node) in graph.nodes.iter().enumerate() {
-            let Op::Detect(stage) = &node.op else { continue };
+            let stage = match &node.op {
+                Op::Detect(stage) => stage,
+                Op::Mul => {
+                    let scales = Self::pinned(graph, peaks, bounds, margin, cap, &pins)?;
+                    let factors = scales.scale[node.inputs[0]] * scales.scale[node.inputs[1]];
+                    let times = (bounds.divisor as f64 * scales.scale[i + 1] / factors).floor().max(1.0);
+                    pins.insert(i + 1, factors * times / bounds.divisor as f64);
+                    continue;
+                }
+                _ => continue,
+            };
             let pin = match stage {
                 Stage::TopAnchors { .. } | Stage::KeepFirst { .. } => continue,
                 Stage::Suppress { .. } | Stage::Unsettled { .. } => 1.0,
@@ -149,11 +162,13 @@ impl Scales {
         let values = graph.nodes.len() + 1;
         let (range, lifted) = domains(graph, bounds.divisor);
         let mut groups = Groups::new(values);
+        let mut products = Products::new();
         let mut requantised = Vec::new();
         for (i, node) in graph.nodes.iter().enumerate() {
             let out = i + 1;
             match &node.op {
-                Op::Linear { .. } | Op::Affine { .. } | Op::PRelu { .. } => {}
+                Op::Linear { .. } | Op::Affine { .. } | Op::PRelu { .. } | Op::Smooth(_) => {}
+                Op::Mul => products.add(&node.inputs, out),
                 Op::Detect(Stage::TopAnchors { .. }) => _ = groups.tie(node.inputs[1], out, 1.0),
                 Op::Detect(Stage::KeepFirst { .. }) => _ = groups.tie(node.inputs[0], out, 1.0),
                 Op::Detect(_) => {}
@@ -163,7 +178,7 @@ impl Scales {
                 }
                 _ => {
                     for (j, &v) in node.inputs.iter().enumerate() {
-                        if !groups.tie(v, out, 1.0) {
+                        if !products.may_tie(&groups, v, out) || !groups.tie(v, out, 1.0) {
                             requantised.push((i, j));
                         }
                     }
@@ -202,7 +217,9 @@ impl Scales {
             })
             .collect();
         // Below this, rounding of values alone is an error of a hundredth.
-        let free = (0..values).filter(|&v| !given.contains(&groups.find(v).0));
+        let stage = |v: usize| v > 0 && matches!(graph.nodes[v - 1].op, Op::Detect(_));
+        let staged: Vec<usize> = pins.keys().filter(|v| stage(**v)).map(|&v| groups.find(v).0).collect();
+        let free = (0..values).filter(|&v| !staged.contains(&groups.find(v).0));
         let worst = free.min_by(|&a, &b| scale[a].total_cmp(&scale[b])).unwrap_or(0);
         if scale[worst] < MIN_SCALE {
             return Err(Error::Range(format!(
@@ -291,6 +308,35 @@ fn domains(graph: &Graph, divisor: i64) -> (Vec<Range>, Vec<bool>) {
         }
     }
     (range, lifted)
+}
+
+/// Which values are products and which are their factors. The scale of a product follows from those of its factors, so it
+/// may not decide on theirs: a group of values with one scale has at most one product, and then none that is a factor of an
+/// earlier one.
+struct Products {
+    products: Vec<ValueId>,
+    factors: Vec<ValueId>,
+}
+
+impl Products {
+    const fn new() -> Self {
+        Self { products: Vec::new(), factors: Vec::new() }
+    }
+
+    fn add(&mut self, factors: &[ValueId], product: ValueId) {
+        self.factors.extend(factors);
+        self.products.push(product);
+    }
+
+    /// Whether the groups of two values may become one.
+    fn may_tie(&self, groups: &Groups, a: ValueId, b: ValueId) -> bool {
+        let roots = [groups.find(a).0, groups.find(b).0];
+        let has = |of: &[ValueId], root: usize| of.iter().any(|&v| groups.find(v).0 == root);
+        let clash = |p: usize, q: usize| {
+            has(&self.products, p) && (has(&self.products, q) || has(&self.factors, q))
+        };
+        roots[0] == roots[1] || !clash(roots[0], roots[1]) && !clash(roots[1], roots[0])
+    }
 }
 
 /// Union-find in which each member knows its ratio to the root.

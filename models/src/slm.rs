@@ -15,7 +15,7 @@ use crate::model::read;
 use crate::prepare::{Calibration, Prepared};
 
 /// Version of the format.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// Key of the JSON among the metadata.
 const KEY: &str = "sharelens";
 

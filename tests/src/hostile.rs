@@ -7,6 +7,7 @@ use sharelens_models::config::{Config, Task};
 use sharelens_models::manifest::{OutputInfo, VERSION};
 use sharelens_models::program::detect::Stage;
 use sharelens_models::program::{Arrange, Instruction, Kind, Layer, Program, Register};
+use sharelens_models::smooth::Smooth;
 use sharelens_models::{Arithmetic, Manifest};
 use sharelens_ops::Linear;
 use sharelens_ops::detect::{
@@ -142,6 +143,7 @@ fn layer(d: &mut Decisions<'_>, p: &mut Program, weights: &mut u32) -> Option<La
         3..=6 => arrange(d, p),
         7 => pool(d, p),
         8 => product(d, p),
+        13 => smooth_or_mul(d, p),
         _ => stage(d, p),
     }?;
     if len(&made.shape) > ELEMENTS || len(&made.shape) == 0 {
@@ -198,6 +200,23 @@ fn pointwise(d: &mut Decisions<'_>, p: &Program) -> Option<Layer> {
     }
     let scale = p.scale(x);
     new(op, &[x], shape, range, scale)
+}
+
+/// A smooth function with any settings, or a product of two values.
+fn smooth_or_mul(d: &mut Decisions<'_>, p: &Program) -> Option<Layer> {
+    if d.below(2) == 0 {
+        let x = register(d, p, Kind::Reduced);
+        let function = d.one_of(&[Smooth::HardSwish, Smooth::Sigmoid, Smooth::Gelu]).fit(0.05).ok()?;
+        let function = Box::new(function.going_on(d.real()));
+        let op = Instruction::Smooth { function, limit: d.real() };
+        return new(op, &[x], p.shape(x).to_vec(), Range::Reduced, d.one_of(&[64.0, 1024.0, p.scale(x)]));
+    }
+    let x = register(d, p, Kind::Full);
+    let shape = p.shape(x).to_vec();
+    let same = (0..=p.layers.len() as Register).filter(|&r| p.shape(r) == shape && p.kind(r).serves(Kind::Full));
+    let same: Vec<Register> = same.collect();
+    let y = if same.is_empty() { x } else { d.one_of(&same) };
+    new(Instruction::Mul { factor: d.number() }, &[x, y], shape, Range::Reduced, p.scale(x))
 }
 
 /// A sample, or a count of what is outside.

@@ -5,10 +5,10 @@ use sharelens_ops::layers::Select;
 
 use super::attributes::Reason;
 use super::tensor::{Array, Data};
-use super::{Call, Handled, Importer, Known, Value, axis_of, storage, storage_axes};
+use super::{Call, Handled, Importer, Known, Value, axis_of, fold, storage, storage_axes};
 use crate::arrange::Arrange;
 use crate::finish::Function;
-use crate::graph::{MAX_RANK, Op, elements};
+use crate::graph::{MAX_ELEMENTS, MAX_RANK, Op, elements};
 
 pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
     match call.op {
@@ -55,18 +55,7 @@ pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
                 Some(p) => p.iter().map(|&a| axis_of(a, rank)).collect::<Reason<Vec<_>>>()?,
                 None => (0..rank).rev().collect(),
             };
-            let mut sorted = permutation.clone();
-            sorted.sort_unstable();
-            if !sorted.iter().copied().eq(0..rank) {
-                return Err(format!("{permutation:?} is not a permutation"));
-            }
-            let dims = permutation.iter().map(|&a| x.dims[a]).collect();
-            // Storage axis i of the output is axis out[i] of the file's order, hence axis permutation[out[i]]
-            // of the input's, which is stored at the place found here.
-            let stored = storage_axes(rank);
-            let place = |axis: usize| stored.iter().position(|&a| a == axis).unwrap_or(axis);
-            let permutation = stored.iter().map(|&a| place(permutation[a])).collect();
-            net.push(Op::Arrange(Arrange::Transpose { permutation }), &[x.id], dims).map(Known::Value)
+            transpose(net, &x, &permutation).map(Known::Value)
         }
         "Concat" => concat(net, call),
         "Pad" => pad(net, call),
@@ -81,14 +70,64 @@ pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
             let mut dims = x.dims.clone();
             dims[axis] = list.len();
             let out = select(net, &x, axis, picked?, dims.clone())?;
-            match (wanted.dims.len(), out) {
-                (1, out) => Ok(Known::Value(out)),
-                (0, out) => {
-                    dims.remove(axis);
-                    reshape(net, &out, dims)
-                }
-                _ => Err("indices of more than one axis are not supported".into()),
+            dims.splice(axis..=axis, wanted.dims.iter().copied());
+            if dims.len() > MAX_RANK {
+                return Err(format!("its output would have shape {dims:?}"));
             }
+            reshape(net, &out, dims)
+        }
+        "Expand" => {
+            let x = call.value(0)?;
+            let wanted = call.list("shape", 1)?.ok_or("its shape is missing")?;
+            let wanted: Reason<Vec<usize>> = wanted
+                .iter()
+                .map(|&d| usize::try_from(d).ok().filter(|d| *d > 0).ok_or_else(|| format!("shape {wanted:?}")))
+                .collect();
+            let dims = broadcast(&x.dims, &wanted?).ok_or("it does not spread over its shape")?;
+            expand(net, &x, dims).map(Known::Value)
+        }
+        "Tile" => {
+            let mut x = call.value(0)?;
+            let times = call.list("repeats", 1)?.ok_or("its repeats are missing")?;
+            if times.len() != x.dims.len() || times.iter().any(|t| !(1..1 << 20).contains(t)) {
+                return Err(format!("{times:?} times {:?}", x.dims));
+            }
+            for (axis, &times) in times.iter().enumerate().filter(|(_, t)| **t > 1) {
+                let d = x.dims[axis];
+                let total = d.checked_mul(times as usize).filter(|n| *n <= MAX_ELEMENTS).ok_or("it is too large")?;
+                let mut dims = x.dims.clone();
+                dims[axis] = total;
+                x = select(net, &x, axis, (0..total).map(|i| (i % d) as u32).collect(), dims)?;
+            }
+            Ok(Known::Value(x))
+        }
+        "DepthToSpace" | "SpaceToDepth" => {
+            let (x, [n, c, h, w]) = call.map(0)?;
+            let b = usize::try_from(call.attributes.int("blocksize", 0)).unwrap_or(0);
+            let space = call.op == "DepthToSpace";
+            let fits = if space { c.is_multiple_of((b * b).max(1)) } else { h.is_multiple_of(b.max(1)) && w.is_multiple_of(b.max(1)) };
+            if !(1..1 << 10).contains(&b) || !fits {
+                return Err(format!("blocks of {b} in {:?}", x.dims));
+            }
+            let (parts, permutation, dims) = if space {
+                let c = c / (b * b);
+                let dims = vec![n, c, h * b, w * b];
+                match call.attributes.string("mode", "DCR").as_str() {
+                    "DCR" => (vec![n, b, b, c, h, w], [0, 3, 4, 1, 5, 2], dims),
+                    "CRD" => (vec![n, c, b, b, h, w], [0, 1, 4, 2, 5, 3], dims),
+                    other => return Err(format!("mode {other} is not supported")),
+                }
+            } else {
+                let order = match call.attributes.string("mode", "DCR").as_str() {
+                    "DCR" => [0, 3, 5, 1, 2, 4],
+                    "CRD" => [0, 1, 3, 5, 2, 4],
+                    other => return Err(format!("mode {other} is not supported")),
+                };
+                (vec![n, c, h / b, b, w / b, b], order, vec![n, c * b * b, h / b, w / b])
+            };
+            let Known::Value(x) = reshape(net, &x, parts)? else { return Err("it is no value".into()) };
+            let x = transpose(net, &x, &permutation)?;
+            reshape(net, &x, dims)
         }
         "Cast" => {
             let x = call.value(0)?;
@@ -106,8 +145,87 @@ pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
     }
 }
 
+/// Axes in another order: axis `i` of the result is axis `permutation[i]`.
+pub(super) fn transpose(net: &mut Importer, x: &Value, permutation: &[usize]) -> Reason<Value> {
+    let rank = x.dims.len();
+    let mut sorted = permutation.to_vec();
+    sorted.sort_unstable();
+    if !sorted.iter().copied().eq(0..rank) {
+        return Err(format!("{permutation:?} is not a permutation"));
+    }
+    if permutation.iter().copied().eq(0..rank) {
+        return Ok(x.clone());
+    }
+    let dims = permutation.iter().map(|&a| x.dims[a]).collect();
+    // Storage axis i of the output is axis out[i] of the file's order, hence axis permutation[out[i]]
+    // of the input's, which is stored at the place found here.
+    let stored = storage_axes(rank);
+    let place = |axis: usize| stored.iter().position(|&a| a == axis).unwrap_or(axis);
+    let permutation = stored.iter().map(|&a| place(permutation[a])).collect();
+    net.push(Op::Arrange(Arrange::Transpose { permutation }), &[x.id], dims)
+}
+
+/// The value repeated along axes of one position, and along new ones in front.
+pub(super) fn expand(net: &mut Importer, x: &Value, dims: Vec<usize>) -> Reason<Value> {
+    if x.dims == dims {
+        return Ok(x.clone());
+    }
+    elements(&dims).ok_or("its output is too large")?;
+    let lead = dims.len().checked_sub(x.dims.len()).ok_or("its output has fewer axes")?;
+    let padded = [&vec![1; lead], &x.dims[..]].concat();
+    let Known::Value(x) = reshape(net, x, padded)? else { return Err("it is no value".into()) };
+    if x.dims == dims {
+        return Ok(x);
+    }
+    net.reserve(dims.iter().sum())?;
+    let (from, to) = (storage(&x.dims), storage(&dims));
+    let axis = |(&f, &t): (&usize, &usize)| (0..t as u32).map(|i| if f == 1 { 0 } else { i }).collect();
+    let axes = from.iter().zip(&to).map(axis).collect();
+    net.push(Op::Arrange(Arrange::Select(Select { axes })), &[x.id], dims)
+}
+
+/// The parts of a value, or of a constant, along an axis.
+pub(super) fn split(net: &mut Importer, call: &Call<'_>, outputs: usize) -> Reason<Vec<Known>> {
+    let dims = match call.inputs.first() {
+        Some(Some(Known::Constant(c))) => c.dims.clone(),
+        _ => call.value(0)?.dims,
+    };
+    let axis = axis_of(call.attributes.int("axis", 0), dims.len())?;
+    let d = dims[axis];
+    let sizes = match call.list("split", 1)? {
+        Some(list) => list
+            .iter()
+            .map(|&n| usize::try_from(n).map_err(|_| format!("parts of {list:?}")))
+            .collect::<Reason<Vec<_>>>()?,
+        None => {
+            // All alike, but for the last.
+            let count = usize::try_from(call.attributes.int("num_outputs", outputs as i64)).unwrap_or(0).max(1);
+            let size = d.div_ceil(count);
+            (0..count).map(|i| size.min(d.saturating_sub(i * size))).collect()
+        }
+    };
+    if sizes.len() != outputs || sizes.iter().try_fold(0usize, |a, n| a.checked_add(*n)) != Some(d) || sizes.contains(&0) {
+        return Err(format!("{d} in {outputs} parts of {sizes:?}"));
+    }
+    let mut from = 0;
+    let mut parts = Vec::with_capacity(outputs);
+    for size in sizes {
+        parts.push(match call.inputs.first() {
+            Some(Some(Known::Constant(c))) => Known::Constant(fold::part(c, axis, from, from + size)?),
+            _ => {
+                let mut dims = dims.clone();
+                dims[axis] = size;
+                let picked = (from..from + size).map(|i| i as u32).collect();
+                Known::Value(select(net, &call.value(0)?, axis, picked, dims)?)
+            }
+        });
+        from += size;
+    }
+    Ok(parts)
+}
+
 /// The same numbers in the file's order under another shape.
-fn reshape(net: &mut Importer, x: &Value, dims: Vec<usize>) -> Handled {
+pub(super) fn reshape(net: &mut Importer, x: &Value, dims: Vec<usize>) -> Handled {
     let total: usize = x.dims.iter().product();
     if product(&dims) != Some(total) {
         return Err(format!("from {:?} to {dims:?}", x.dims));
@@ -177,7 +295,11 @@ fn unsqueezed(dims: &[usize], list: &[i64]) -> Reason<Vec<usize>> {
 }
 
 fn concat(net: &mut Importer, call: &Call<'_>) -> Handled {
-    let parts = (0..call.inputs.len()).map(|i| call.value(i)).collect::<Reason<Vec<_>>>()?;
+    let one = |(i, known): (usize, &Option<Known>)| match known {
+        Some(Known::Constant(c)) => net.known_value(c),
+        _ => call.value(i),
+    };
+    let parts = call.inputs.iter().enumerate().map(one).collect::<Reason<Vec<_>>>()?;
     let first = parts.first().ok_or("it has no inputs")?;
     let rank = first.dims.len();
     let axis = axis_of(call.attributes.int("axis", 1), rank)?;
@@ -222,8 +344,13 @@ fn pad(net: &mut Importer, call: &Call<'_>) -> Handled {
     let mode = call.attributes.string("mode", "constant");
     let constant =
         call.optional(2)?.and_then(Array::scalar).unwrap_or_else(|| call.attributes.float("value", 0.0));
-    if mode == "constant" && constant != 0.0 && pads.iter().any(|&p| p > 0) {
-        return Err(format!("padding with {constant} is not supported, only with zero"));
+    if !constant.is_finite() {
+        return Err(format!("padding with {constant} is not supported"));
+    }
+    // Zero is what padding puts there: numbers move by the constant, and back.
+    let shift = if mode == "constant" && pads.iter().any(|&p| p > 0) { constant } else { 0.0 };
+    if shift != 0.0 {
+        x = net.affine_of(&x, 1.0, -shift)?;
     }
     for (i, &axis) in axes.iter().enumerate() {
         let (before, after) = (pads[i], pads[i + axes.len()]);
@@ -248,11 +375,14 @@ fn pad(net: &mut Importer, call: &Call<'_>) -> Handled {
         dims[axis] = picked.len();
         x = select(net, &x, axis, picked, dims)?;
     }
+    if shift != 0.0 {
+        x = net.affine_of(&x, 1.0, shift)?;
+    }
     Ok(Known::Value(x))
 }
 
 /// Positions that a slice takes from an axis of extent `d`.
-fn sliced(d: usize, start: i64, end: i64, step: i64) -> Reason<Vec<u32>> {
+pub(super) fn sliced(d: usize, start: i64, end: i64, step: i64) -> Reason<Vec<u32>> {
     let d = d as i64;
     if step == 0 {
         return Err("a step of zero".into());
@@ -340,29 +470,12 @@ pub(super) fn fold(call: &Call<'_>) -> Option<Reason<Array>> {
             _ => x.clone(),
         }),
         "Squeeze" | "Unsqueeze" | "Reshape" | "Flatten" => reshaped(call, x),
-        "Gather" if rank == 1 && constants.len() == 2 => {
-            let picked = constants[1].integers().ok_or_else(|| "its indices are not integers".to_owned());
-            picked.and_then(|list| {
-                let at = list.iter().map(|&i| axis_of(i, x.dims[0])).collect::<Reason<Vec<_>>>()?;
-                let data = match &x.data {
-                    Data::Ints(v) => Data::Ints(at.iter().map(|&i| v[i]).collect()),
-                    Data::Floats(v) => Data::Floats(at.iter().map(|&i| v[i]).collect()),
-                };
-                Ok(Array { dims: constants[1].dims.clone(), data })
-            })
+        "Slice" => slice_lists(call, rank).and_then(|lists| fold::slice(x, &lists)),
+        "Split" => return None,
+        _ => {
+            let folded = fold::folded(call, &constants);
+            return Some(folded.unwrap_or_else(|| Err("of constants only is not supported".into())));
         }
-        "Slice" if rank == 1 => slice_lists(call, 1).and_then(|lists| {
-            let mut v = x.integers().ok_or("it is not of integers")?.to_vec();
-            for (_, start, end, step) in lists {
-                v = sliced(v.len(), start, end, step)?.into_iter().map(|i| v[i as usize]).collect();
-            }
-            Ok(Array::ints(v))
-        }),
-        "Concat" if constants.iter().all(|c| c.dims.len() == 1 && c.integers().is_some()) => {
-            Ok(Array::ints(constants.iter().filter_map(|c| c.integers()).flatten().copied().collect()))
-        }
-        "Add" | "Sub" | "Mul" | "Div" if constants.len() == 2 => integer_arithmetic(call.op, x, constants[1]),
-        _ => Err("of constants only is not supported".into()),
     })
 }
 
@@ -407,7 +520,7 @@ fn reshaped(call: &Call<'_>, x: &Array) -> Reason<Array> {
 }
 
 /// The shape that two are brought to, axis by axis from the last: equal, or one of them 1.
-fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+pub(super) fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
     let at = |dims: &[usize], i: usize| (i + dims.len()).checked_sub(rank).map_or(1, |j| dims[j]);
     (0..rank)
@@ -420,7 +533,7 @@ fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
 }
 
 /// Where element `i` of a broadcast result stands in an array of `dims`.
-fn broadcast_at(mut i: usize, out: &[usize], dims: &[usize]) -> usize {
+pub(super) fn broadcast_at(mut i: usize, out: &[usize], dims: &[usize]) -> usize {
     let (mut at, mut stride) = (0, 1);
     for axis in (0..out.len()).rev() {
         let place = i % out[axis];
@@ -431,23 +544,4 @@ fn broadcast_at(mut i: usize, out: &[usize], dims: &[usize]) -> usize {
         }
     }
     at
-}
-
-fn integer_arithmetic(op: &str, a: &Array, b: &Array) -> Reason<Array> {
-    let (Some(x), Some(y)) = (a.integers(), b.integers()) else {
-        return Err("arithmetic on constant floats is not supported".into());
-    };
-    let dims = broadcast(&a.dims, &b.dims).ok_or_else(|| format!("shapes {:?} and {:?}", a.dims, b.dims))?;
-    let n = elements(&dims).ok_or_else(|| format!("its output would have shape {dims:?}"))?;
-    let one = |i: usize| {
-        let (p, q) = (x[broadcast_at(i, &dims, &a.dims)], y[broadcast_at(i, &dims, &b.dims)]);
-        match op {
-            "Add" => p.checked_add(q),
-            "Sub" => p.checked_sub(q),
-            "Mul" => p.checked_mul(q),
-            _ => p.checked_div(q),
-        }
-    };
-    let values: Option<Vec<i64>> = (0..n).map(one).collect();
-    Ok(Array { dims, data: Data::Ints(values.ok_or("it overflows")?) })
 }

@@ -2,7 +2,7 @@
 
 use super::attributes::Reason;
 use super::tensor::Array;
-use super::{Call, Handled, Importer, Known, Value, storage, storage_axes};
+use super::{Call, Handled, Importer, Known, Value, movement, smooth, storage, storage_axes};
 use crate::arrange::Arrange;
 use crate::graph::{Op, Parameters, elements};
 use sharelens_ops::layers::Select;
@@ -123,43 +123,119 @@ pub(super) fn arithmetic(net: &mut Importer, call: &Call<'_>) -> Handled {
             let op = if call.op == "Add" { Op::Arrange(Arrange::Add) } else { Op::Arrange(Arrange::Sub) };
             net.push(op, &[x.id, y.id], x.dims).map(Known::Value)
         }
-        ("Mul" | "Div", Ok(_), Ok(_)) => {
-            Err("of two computed values; only a constant operand is supported".into())
+        ("Mul", Ok(x), Ok(y)) => {
+            let known = |net: &Importer, x: &Value, y: &Value| {
+                (x.dims == y.dims).then(|| smooth::known_product(net, x.id, y.id)).flatten()
+            };
+            if let Some((f, factor)) = known(net, &x, &y).or_else(|| known(net, &y, &x)) {
+                // The one that the other is made of has the lower number.
+                let x = if x.id < y.id { x } else { y };
+                let y = net.push(Op::Smooth(f), &[x.id], x.dims)?;
+                return if factor == 1.0 { Ok(Known::Value(y)) } else { net.affine_of(&y, factor, 0.0).map(Known::Value) };
+            }
+            let (x, y) = broadcast(net, x, y)?;
+            net.push(Op::Mul, &[x.id, y.id], x.dims).map(Known::Value)
         }
+        ("Div", Ok(_), Ok(_)) => Err("by a computed value is not supported".into()),
         _ => Err("a constant divided by a computed value".into()),
     }
 }
 
-/// Repeats either value along axes where it has one position and the other more.
-fn broadcast(net: &mut Importer, x: Value, y: Value) -> Reason<(Value, Value)> {
-    if x.dims == y.dims {
-        return Ok((x, y));
-    }
-    if x.dims.len() != y.dims.len() {
-        return Err(format!("shapes {:?} and {:?}", x.dims, y.dims));
-    }
-    let mut dims = Vec::new();
-    for (&a, &b) in x.dims.iter().zip(&y.dims) {
-        dims.push(match (a, b) {
-            (a, b) if a == b => a,
-            (1, b) => b,
-            (a, 1) => a,
-            _ => return Err(format!("shapes {:?} and {:?}", x.dims, y.dims)),
-        });
-    }
-    let mut repeat = |v: Value| {
-        if v.dims == dims {
-            return Ok(v);
+impl Importer {
+    /// A constant where a value is due: zeros, and the constant as what is added to them.
+    pub(super) fn known_value(&mut self, constant: &Array) -> Reason<Value> {
+        let dims = if constant.dims.is_empty() { vec![1] } else { constant.dims.clone() };
+        elements(&dims).ok_or("it is too large, or empty")?;
+        let shape = storage(&dims);
+        // One position of the input, under as many axes, and then zeros.
+        let first = Select { axes: self.graph.input_shape.iter().map(|_| vec![0]).collect() };
+        let ones = vec![1; first.axes.len()];
+        let one = self.push_storage(Op::Arrange(Arrange::Select(first)), &[0], ones)?;
+        let one = self.push_storage(Op::Arrange(Arrange::Reshape), &[one], vec![1; shape.len()])?;
+        self.reserve(shape.iter().sum())?;
+        let zeros = Select { axes: shape.iter().map(|&n| vec![sharelens_ops::ZERO; n]).collect() };
+        let zeros = self.push(Op::Arrange(Arrange::Select(zeros)), &[one], dims)?;
+        match affine_by(self, &zeros, 1.0, Some(constant))? {
+            Known::Value(v) => Ok(Value { dims: constant.dims.clone(), ..v }),
+            _ => Err("it is no value".into()),
         }
-        elements(&dims).ok_or("its output is too large")?;
-        net.reserve(dims.iter().sum())?;
-        let (from, to) = (storage(&v.dims), storage(&dims));
-        let axis = |(&f, &t): (&usize, &usize)| (0..t as u32).map(|i| if f == 1 { 0 } else { i }).collect();
-        let axes = from.iter().zip(&to).map(axis).collect();
-        net.push(Op::Arrange(Arrange::Select(Select { axes })), &[v.id], dims.clone())
+    }
+
+    /// `factor * x + summand`.
+    pub(super) fn affine_of(&mut self, x: &Value, factor: f32, summand: f32) -> Reason<Value> {
+        let n = storage(&x.dims).last().copied().unwrap_or(1);
+        match affine(self, x, vec![factor; n], vec![summand; n])? {
+            Known::Value(v) => Ok(v),
+            _ => Err("it is no value".into()),
+        }
+    }
+}
+
+/// Powers by small whole numbers.
+pub(super) fn power(net: &mut Importer, call: &Call<'_>) -> Handled {
+    let x = call.value(0)?;
+    let exponent = call.constant(1)?.scalar().ok_or("its exponents are not a single number")?;
+    let square = |net: &mut Importer, x: &Value, y: &Value| net.push(Op::Mul, &[x.id, y.id], x.dims.clone());
+    let out = match exponent {
+        1.0 => x,
+        2.0 => square(net, &x, &x)?,
+        3.0 => {
+            let y = square(net, &x, &x)?;
+            square(net, &y, &x)?
+        }
+        4.0 => {
+            let y = square(net, &x, &x)?;
+            square(net, &y, &y)?
+        }
+        other => return Err(format!("an exponent of {other} is not supported, only 1 to 4")),
     };
-    let x = repeat(x)?;
-    Ok((x, repeat(y)?))
+    Ok(Known::Value(out))
+}
+
+/// Sums, means, least and largest of any number of values and constants.
+pub(super) fn many(net: &mut Importer, call: &Call<'_>) -> Handled {
+    let mut all = call.inputs.iter().flatten();
+    let mut sum = all.next().cloned().ok_or("it has no inputs")?;
+    for next in all {
+        sum = match (call.op, sum, next.clone()) {
+            (_, Known::Unknown, _) | (_, _, Known::Unknown) => Known::Unknown,
+            (_, Known::Constant(_), Known::Constant(_)) => {
+                return Err("of several constants is not supported".into());
+            }
+            ("Sum" | "Mean", Known::Value(x), Known::Constant(c))
+            | ("Sum" | "Mean", Known::Constant(c), Known::Value(x)) => affine_by(net, &x, 1.0, Some(&c))?,
+            (op, Known::Value(x), Known::Constant(c)) | (op, Known::Constant(c), Known::Value(x)) => {
+                let bound = c.scalar().ok_or("a bound is not a single number")?;
+                let (lo, hi) = if op == "Max" { (Some(bound), None) } else { (None, Some(bound)) };
+                let op = if lo == Some(0.0) { Op::Relu } else { Op::Clip { lo, hi } };
+                net.push(op, &[x.id], x.dims).map(Known::Value)?
+            }
+            (op, Known::Value(x), Known::Value(y)) => {
+                let (x, y) = broadcast(net, x, y)?;
+                let mut push = |op, inputs: [usize; 2]| net.push(op, &inputs, x.dims.clone());
+                if matches!(op, "Sum" | "Mean") {
+                    Known::Value(push(Op::Arrange(Arrange::Add), [x.id, y.id])?)
+                } else {
+                    // max(x, y) = y + relu(x - y), min(x, y) = x - relu(x - y)
+                    let rise = push(Op::Arrange(Arrange::Sub), [x.id, y.id])?;
+                    let rise = net.push(Op::Relu, &[rise.id], x.dims.clone())?;
+                    let (op, of) = if op == "Max" { (Arrange::Add, y.id) } else { (Arrange::Sub, x.id) };
+                    Known::Value(net.push(Op::Arrange(op), &[of, rise.id], x.dims.clone())?)
+                }
+            }
+        };
+    }
+    match (call.op, sum) {
+        ("Mean", Known::Value(x)) => net.affine_of(&x, 1.0 / call.inputs.len() as f32, 0.0).map(Known::Value),
+        (_, sum) => Ok(sum),
+    }
+}
+
+/// Repeats either value along axes where it has one position and the other more, or fewer axes.
+fn broadcast(net: &mut Importer, x: Value, y: Value) -> Reason<(Value, Value)> {
+    let dims = movement::broadcast(&x.dims, &y.dims).ok_or_else(|| format!("shapes {:?} and {:?}", x.dims, y.dims))?;
+    let x = movement::expand(net, &x, dims.clone())?;
+    Ok((x, movement::expand(net, &y, dims)?))
 }
 
 pub(super) fn activation(net: &mut Importer, call: &Call<'_>) -> Handled {

@@ -3,8 +3,8 @@
 use sharelens_ops::layers::{MaxPool, Window};
 
 use super::attributes::Frame;
+use super::movement::{reshape, transpose};
 use super::{Call, Handled, Importer, Known, axis_of};
-use crate::arrange::Arrange;
 use crate::graph::{Op, Taps};
 
 fn window(frame: &Frame, axis: usize, input: usize) -> Window {
@@ -88,17 +88,62 @@ pub(super) fn global(net: &mut Importer, call: &Call<'_>) -> Handled {
         "GlobalMaxPool" => Op::MaxPool(MaxPool { n, c, rows, columns }),
         _ => Op::Weighted { rows: averages(&rows, 0, false), columns: averages(&columns, 0, false) },
     };
-    if call.op == "ReduceMean" {
-        let axes = call.list("axes", 1)?.ok_or("a mean over all axes is not supported")?;
-        let mut axes = axes.iter().map(|&a| axis_of(a, 4)).collect::<Result<Vec<_>, _>>()?;
-        axes.sort_unstable();
-        if axes != [2, 3] {
-            return Err(format!("a mean over axes {axes:?} is not supported, only over rows and columns"));
-        }
-        if call.attributes.int("keepdims", 1) == 0 {
-            let mean = net.push(op, &[x.id], vec![n, c, 1, 1])?;
-            return net.push(Op::Arrange(Arrange::Reshape), &[mean.id], vec![n, c]).map(Known::Value);
-        }
-    }
     net.push(op, &[x.id], vec![n, c, 1, 1]).map(Known::Value)
+}
+
+/// Mean, sum, largest or least along any axes.
+pub(super) fn reduce(net: &mut Importer, call: &Call<'_>) -> Handled {
+    let x = call.value(0)?;
+    let rank = x.dims.len();
+    let mut axes = match call.list("axes", 1)?.filter(|list| !list.is_empty()) {
+        Some(list) => list.iter().map(|&a| axis_of(a, rank)).collect::<Result<Vec<_>, _>>()?,
+        None if call.attributes.int("noop_with_empty_axes", 0) != 0 => return Ok(Known::Value(x)),
+        None => (0..rank).collect(),
+    };
+    axes.sort_unstable();
+    axes.dedup();
+    let kept = (0..rank).filter(|i| !axes.contains(i));
+    let dims: Vec<usize> = if call.attributes.int("keepdims", 1) != 0 {
+        (0..rank).map(|i| if axes.contains(&i) { 1 } else { x.dims[i] }).collect()
+    } else {
+        kept.clone().map(|i| x.dims[i]).collect()
+    };
+    let count: usize = axes.iter().map(|&a| x.dims[a]).product();
+    net.reserve(count)?;
+    // Rows and columns of feature maps stay where they are.
+    let (map, [n, h, w, c], out) = if axes == [2, 3] && rank == 4 {
+        (x.clone(), [x.dims[0], x.dims[2], x.dims[3], x.dims[1]], vec![x.dims[0], x.dims[1], 1, 1])
+    } else {
+        let order: Vec<usize> = kept.chain(axes.iter().copied()).collect();
+        let outer = x.dims.iter().product::<usize>() / count.max(1);
+        let turned = transpose(net, &x, &order)?;
+        let Known::Value(rows) = reshape(net, &turned, vec![outer, 1, count, 1])? else {
+            return Err("it is no value".into());
+        };
+        (rows, [outer, count, 1, 1], vec![outer, 1, 1, 1])
+    };
+    let whole = |input| Window { input, kernel: input, stride: 1, dilation: 1, before: 0, output: 1 };
+    let (rows, columns) = (whole(h), whole(w));
+    if !rows.is_valid() || !columns.is_valid() {
+        return Err("its input is too large".into());
+    }
+    let total = |window: &Window| Taps {
+        input: window.input,
+        entries: vec![(0..window.input as u32).map(|i| (i, 1.0)).collect()],
+    };
+    let pool = || Op::MaxPool(MaxPool { n, c, rows, columns });
+    let y = match call.op {
+        "ReduceMax" => net.push(pool(), &[map.id], out)?,
+        "ReduceMin" => {
+            let negative = net.affine_of(&map, -1.0, 0.0)?;
+            let y = net.push(pool(), &[negative.id], out)?;
+            net.affine_of(&y, -1.0, 0.0)?
+        }
+        "ReduceSum" => net.push(Op::Weighted { rows: total(&rows), columns: total(&columns) }, &[map.id], out)?,
+        _ => {
+            let (rows, columns) = (averages(&rows, 0, false), averages(&columns, 0, false));
+            net.push(Op::Weighted { rows, columns }, &[map.id], out)?
+        }
+    };
+    reshape(net, &y, dims)
 }

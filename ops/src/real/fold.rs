@@ -4,8 +4,9 @@
 //!                the bits [x >= t_i] for the start t_i of each piece but the first.
 //! Range          |x| + |lo|, |x| + |hi| below P/2 in integers.
 //! Error          none; see [`fold`] for arguments too fine for what follows.
-//! Cost           one ReLU call of (2 + 2 T) n elements for T + 1 pieces.
-//! Source         in integers, [x >= t] = relu(x - t + 1) - relu(x - t), so the call that clamps also compares.
+//! Cost           one call for ReLU and sign of (2 + T) n elements for T + 1 pieces.
+//! Source         c = lo + relu(x - lo) - relu(x - hi) and [x >= t] = 1 - [x - t < 0]: one call that yields both makes one
+//!                batch of comparisons of them.
 
 use sharelens_protocol::ring::{Full, Reduced};
 use sharelens_protocol::{Error, Result};
@@ -43,6 +44,8 @@ pub(super) struct Folded<E: Engine> {
     pub(super) bits: Vec<E::V<Full>>,
     /// c_j, exactly.
     pub(super) centres: Vec<f64>,
+    /// max(x - hi, 0).
+    pub(super) beyond: Number<E, Full>,
 }
 
 /// r and the bits. Where the scale of x is above `finest`, r is brought there, which takes a lift and makes it
@@ -63,22 +66,22 @@ pub(super) async fn fold<E: Engine>(
     let farthest = first.abs().max(last.abs()) as f64 + 1.0;
     x.add_public(e, scope, &[farthest / x.scale()])?;
     let starts = [first, last].into_iter().chain(inner.iter().copied());
-    let mut parts = Vec::with_capacity(2 + 2 * inner.len());
-    for at in starts.chain(inner.iter().map(|t| t - 1)) {
+    let mut parts = Vec::with_capacity(2 + inner.len());
+    for at in starts {
         parts.push(e.add_public(x.integers(), &[-at]));
     }
     let all = crate::layers::join(e, &parts.iter().collect::<Vec<_>>());
-    let all = e.relu(scope.step(), &all).await?;
-    let part = |e: &mut E, i: usize| {
-        let index: Vec<u32> = ((i * n) as u32..((i + 1) * n) as u32).collect();
-        e.gather(&[&all], &index)
+    let (all, signs) = e.relu_and_sign(scope.step(), &all).await?;
+    let part = |e: &mut E, of: &E::V<Full>, i: usize| {
+        e.gather_by(&[of], n, || ((i * n) as u32..((i + 1) * n) as u32).collect())
     };
-    let (above, beyond) = (part(e, 0), part(e, 1));
+    let (above, beyond) = (part(e, &all, 0), part(e, &all, 1));
     let clamped = e.sub(&above, &beyond);
     let mut bits = Vec::with_capacity(inner.len());
     for j in 0..inner.len() {
-        let (at, before) = (part(e, 2 + j), part(e, 2 + inner.len() + j));
-        bits.push(e.sub(&before, &at));
+        let below = part(e, &signs, 2 + j);
+        let below = e.scale(&below, -1);
+        bits.push(e.add_public(&below, &[1]));
     }
     let centre = stairs(e, &bits, &cuts.centres, n);
     let r = e.sub(&clamped, &centre);
@@ -92,7 +95,8 @@ pub(super) async fn fold<E: Engine>(
         rest
     };
     let centres = cuts.centres.iter().map(|&c| c as f64 / x.scale()).collect();
-    Ok(Folded { rest, bits, centres })
+    let beyond = Number::new(scope, beyond, x.scale(), x.bound() + farthest / x.scale())?;
+    Ok(Folded { rest, bits, centres, beyond })
 }
 
 #[cfg(test)]

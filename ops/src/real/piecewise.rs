@@ -1,15 +1,17 @@
 //! Smooth functions of one variable as cubics on public pieces, among them sigmoid and tanh.
 //!
-//! Functionality  [x] to [f(c)] with c = min(max(x, lo), hi), for a public f.
-//! Range          any x (clamped).
+//! Functionality  [x] to [f(c) + s max(x - hi, 0)] with c = min(max(x, lo), hi), for a public f and a public slope s: a function
+//!                that ends level on the left, and straight on the right.
+//! Range          any x (clamped, or straight).
 //! Error          absolute: the tolerance of the fit, plus what rounding adds. sigmoid and tanh: 1e-4 plus 2
 //!                units of the scale of the result for Q of at least 2^20, 4e-4 plus 2 units for smaller Q,
 //!                including Z_2^64; measured over the whole range (`ops/tests/real.rs`).
-//! Cost           [`ROUNDS`] whatever f is: ReLUs of (2 + 2 T) n elements for T + 1 pieces, products of 3n and
+//! Cost           [`ROUNDS`] whatever f is: ReLUs with signs of (2 + T) n elements for T + 1 pieces, products of 3n and
 //!                n, a lift of 2n. An argument too fine for the ring costs a lift of n more.
-//! Source         as `exp`: one ReLU call clamps and says which piece; the coefficients C_k are sums of bits
+//! Source         as `exp`: one call clamps and says which piece; the coefficients C_k are sums of bits
 //!                with public factors, and f = (C_0 + C_1 r) + r^2 (C_2 + C_3 r).
 
+use serde::{Deserialize, Serialize};
 use sharelens_protocol::ring::Reduced;
 use sharelens_protocol::{Error, Result};
 
@@ -21,13 +23,20 @@ use crate::number::{Number, Scope};
 /// Rounds: the ReLU, two products and a lift.
 pub const ROUNDS: u64 = super::SIGN + 3;
 
+/// Most pieces of a function.
+pub const MOST: usize = 64;
+/// Largest end and coefficient.
+const LARGEST: f64 = 1e6;
+
 /// A function as cubics on pieces.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Piecewise {
     /// Ends of the pieces, one more than there are pieces.
     ends: Vec<f64>,
     /// About the middle of each piece, lowest degree first.
     cubics: Vec<[f64; 4]>,
+    /// Slope behind the last end.
+    slope: f64,
 }
 
 impl Piecewise {
@@ -38,12 +47,12 @@ impl Piecewise {
     /// [`Error::Config`] for an empty range, or if 64 pieces do not do.
     pub fn fit(f: impl Fn(f64) -> f64, lo: f64, hi: f64, tolerance: f64) -> Result<Self> {
         check_range(lo, hi, tolerance)?;
-        let mut out = Self { ends: vec![lo], cubics: Vec::new() };
+        let mut out = Self { ends: vec![lo], cubics: Vec::new(), slope: 0.0 };
         let mut from = lo;
         while from < hi {
-            if out.cubics.len() == 64 {
+            if out.cubics.len() == MOST {
                 return Err(Error::Config(format!(
-                    "64 cubics on [{lo}, {hi}] miss by more than {tolerance}"
+                    "{MOST} cubics on [{lo}, {hi}] miss by more than {tolerance}"
                 )));
             }
             // The widest piece, to a part in a thousand of the whole.
@@ -72,9 +81,47 @@ impl Piecewise {
         Ok(out)
     }
 
+    /// The same function, with this slope behind its last end instead of none.
+    #[must_use]
+    pub fn going_on(self, slope: f64) -> Self {
+        Self { slope, ..self }
+    }
+
     /// Pieces.
     pub fn pieces(&self) -> usize {
         self.cubics.len()
+    }
+
+    /// The end that is farthest from zero.
+    pub fn farthest(&self) -> f64 {
+        self.ends.iter().fold(0.0, |a, e| a.max(e.abs()))
+    }
+
+    /// The function at x, as the cubics have it.
+    pub fn value(&self, x: f64) -> f64 {
+        let (lo, hi) = (self.ends[0], self.ends[self.cubics.len()]);
+        let c = x.clamp(lo, hi);
+        let piece = self.ends[1..self.cubics.len()].iter().filter(|end| c >= **end).count();
+        let middle = f64::midpoint(self.ends[piece], self.ends[piece + 1]);
+        value(&self.cubics[piece], c - middle) + self.slope * (x - hi).max(0.0)
+    }
+
+    /// Whether it is a function at all: one that was not made by [`Piecewise::fit`] may be anything.
+    pub fn is_valid(&self) -> bool {
+        let numbers = self.ends.iter().chain(self.cubics.iter().flatten()).chain([&self.slope]);
+        (1..=MOST).contains(&self.cubics.len())
+            && self.ends.len() == self.cubics.len() + 1
+            && numbers.into_iter().all(|v| v.is_finite() && v.abs() <= LARGEST)
+            && self.ends.windows(2).all(|w| w[0] < w[1])
+    }
+
+    /// Largest magnitude on the pieces, by the size of the coefficients.
+    fn largest(&self) -> f64 {
+        let of = |(c, ends): (&[f64; 4], &[f64])| {
+            let half = (ends[1] - ends[0]) / 2.0;
+            c.iter().rev().fold(0.0, |sum, c| sum * half + c.abs())
+        };
+        self.cubics.iter().zip(self.ends.windows(2)).map(of).fold(0.0, f64::max)
     }
 }
 
@@ -158,7 +205,19 @@ pub async fn piecewise<E: Engine>(
     let [square, inner] = lift_all(e, scope, [&square, &inner]).await?;
     let curved = square.mul(e, scope, &inner).await?;
     let straight = linear.add(e, scope, &c0)?;
-    let y = curved.add(e, scope, &straight)?;
+    let level = curved.add(e, scope, &straight)?.within(1.01 * f.largest() + 1.0 / scale);
+    let y = if f.slope == 0.0 {
+        level
+    } else {
+        let factor = (f.slope * total / folded.beyond.scale()).round();
+        // Rounding the factor is an error of that share of the slope.
+        if !(1024.0..1e15).contains(&factor.abs()) {
+            return Err(Error::Config(format!("a slope of {} has no room at scale {scale:.1}", f.slope)));
+        }
+        let risen = e.scale(folded.beyond.integers(), factor as i64);
+        let risen = Number::new(scope, risen, total, folded.beyond.bound() * f.slope.abs() * 1.001)?;
+        level.add(e, scope, &risen)?
+    };
     y.rescale(e, scope, scale).await
 }
 

@@ -1,0 +1,366 @@
+//! Operators on constants alone: what exporters write around shapes, masks and tables becomes a constant here.
+
+use super::attributes::Reason;
+use super::movement::{broadcast, broadcast_at, sliced};
+use super::tensor::{Array, Data};
+use super::{Call, axis_of};
+use crate::graph::{MAX_RANK, elements};
+
+/// The result of an operator whose inputs are all constants; `None` if it is not one of these.
+pub(super) fn folded(call: &Call<'_>, inputs: &[&Array]) -> Option<Reason<Array>> {
+    let x = inputs[0];
+    Some(match (call.op, inputs) {
+        (
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Mod" | "Equal" | "Less" | "Greater" | "LessOrEqual"
+            | "GreaterOrEqual" | "And" | "Or",
+            [x, y],
+        ) => binary(call.op, x, y),
+        (
+            "Neg" | "Abs" | "Sqrt" | "Exp" | "Log" | "Floor" | "Ceil" | "Round" | "Not" | "Reciprocal" | "Sigmoid" | "Tanh"
+            | "Relu" | "Sin" | "Cos",
+            [x],
+        ) => unary(call.op, x),
+        ("Where", [c, x, y]) => choose(c, x, y),
+        ("ConstantOfShape", [_]) => filled(call, x),
+        ("Range", [from, to, by]) => range(from, to, by),
+        ("Size", [_]) => Ok(Array { dims: Vec::new(), data: Data::Ints(vec![len(x) as i64]) }),
+        ("Expand", [x, shape]) => expand(x, shape),
+        ("Tile", [x, times]) => tile(x, times),
+        ("Transpose", [_]) => transpose(call, x),
+        ("Gather", [x, at]) => gather(call, x, at),
+        ("Concat", _) => concat(call, inputs),
+        ("ReduceProd" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceMean", _) => reduce(call, x),
+        _ => return None,
+    })
+}
+
+fn len(x: &Array) -> usize {
+    x.dims.iter().product()
+}
+
+fn checked(dims: &[usize]) -> Reason<usize> {
+    match dims.contains(&0) && dims.len() <= MAX_RANK {
+        true => Ok(0),
+        false => elements(dims).ok_or_else(|| format!("its output would have shape {dims:?}")),
+    }
+}
+
+fn finite(dims: Vec<usize>, values: Vec<f64>) -> Reason<Array> {
+    let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
+    if values.iter().any(|v| v.is_nan()) {
+        return Err("it yields what is no number".into());
+    }
+    // Masks hold infinities: the largest number does as well.
+    let values = values.into_iter().map(|v| v.clamp(f32::MIN, f32::MAX)).collect();
+    Ok(Array { dims, data: Data::Floats(values) })
+}
+
+fn binary(op: &str, a: &Array, b: &Array) -> Reason<Array> {
+    let dims = broadcast(&a.dims, &b.dims).ok_or_else(|| format!("shapes {:?} and {:?}", a.dims, b.dims))?;
+    let n = checked(&dims)?;
+    let at = |i: usize| (broadcast_at(i, &dims, &a.dims), broadcast_at(i, &dims, &b.dims));
+    if let (Some(x), Some(y)) = (a.integers(), b.integers()) {
+        let one = |i: usize| {
+            let (p, q) = at(i);
+            let (p, q) = (x[p], y[q]);
+            match op {
+                "Add" => p.checked_add(q),
+                "Sub" => p.checked_sub(q),
+                "Mul" => p.checked_mul(q),
+                "Div" => p.checked_div(q),
+                "Mod" => p.checked_rem_euclid(q).map(|r| if q < 0 && r != 0 { r + q } else { r }),
+                "Pow" => u32::try_from(q).ok().and_then(|q| p.checked_pow(q)),
+                "Min" => Some(p.min(q)),
+                "Max" => Some(p.max(q)),
+                "And" => Some((p != 0 && q != 0).into()),
+                "Or" => Some((p != 0 || q != 0).into()),
+                _ => Some(compare(op, p as f64, q as f64)),
+            }
+        };
+        let values: Option<Vec<i64>> = (0..n).map(one).collect();
+        return Ok(Array { dims, data: Data::Ints(values.ok_or("it overflows, or divides by zero")?) });
+    }
+    let (x, y) = (a.floats(), b.floats());
+    let pairs = (0..n).map(|i| {
+        let (p, q) = at(i);
+        (f64::from(x[p]), f64::from(y[q]))
+    });
+    if matches!(op, "Equal" | "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual") {
+        let data = Data::Ints(pairs.map(|(p, q)| compare(op, p, q)).collect());
+        return Ok(Array { dims, data });
+    }
+    let values = pairs.map(|(p, q)| match op {
+        "Add" => p + q,
+        "Sub" => p - q,
+        "Mul" => p * q,
+        "Div" => p / q,
+        "Pow" => p.powf(q),
+        "Min" => p.min(q),
+        "Max" => p.max(q),
+        _ => f64::NAN,
+    });
+    let values = values.collect();
+    finite(dims, values)
+}
+
+fn compare(op: &str, p: f64, q: f64) -> i64 {
+    let holds = match op {
+        "Equal" => p == q,
+        "Less" => p < q,
+        "Greater" => p > q,
+        "LessOrEqual" => p <= q,
+        _ => p >= q,
+    };
+    holds.into()
+}
+
+fn unary(op: &str, x: &Array) -> Reason<Array> {
+    let dims = x.dims.clone();
+    if let Some(v) = x.integers() {
+        let values: Option<Vec<i64>> = match op {
+            "Neg" => v.iter().map(|v| v.checked_neg()).collect(),
+            "Abs" => v.iter().map(|v| v.checked_abs()).collect(),
+            "Not" => Some(v.iter().map(|v| i64::from(*v == 0)).collect()),
+            _ => None,
+        };
+        if let Some(values) = values {
+            return Ok(Array { dims, data: Data::Ints(values) });
+        }
+    }
+    let f = |v: f64| match op {
+        "Neg" => -v,
+        "Abs" => v.abs(),
+        "Sqrt" => v.sqrt(),
+        "Exp" => v.exp(),
+        "Log" => v.ln(),
+        "Floor" => v.floor(),
+        "Ceil" => v.ceil(),
+        "Round" => v.round_ties_even(),
+        "Reciprocal" => 1.0 / v,
+        "Sigmoid" => 1.0 / (1.0 + (-v).exp()),
+        "Tanh" => v.tanh(),
+        "Relu" => v.max(0.0),
+        "Sin" => v.sin(),
+        "Cos" => v.cos(),
+        _ => f64::NAN,
+    };
+    finite(dims, x.floats().into_iter().map(|v| f(v.into())).collect())
+}
+
+fn choose(c: &Array, x: &Array, y: &Array) -> Reason<Array> {
+    let of = |a: &[usize], b: &[usize]| broadcast(a, b).ok_or_else(|| format!("shapes {a:?} and {b:?}"));
+    let dims = of(&of(&c.dims, &x.dims)?, &y.dims)?;
+    let n = checked(&dims)?;
+    let c_values = c.integers().ok_or("its condition is not of truth values")?;
+    let first = |i: usize| c_values[broadcast_at(i, &dims, &c.dims)] != 0;
+    if let (Some(p), Some(q)) = (x.integers(), y.integers()) {
+        let pick = |i| if first(i) { p[broadcast_at(i, &dims, &x.dims)] } else { q[broadcast_at(i, &dims, &y.dims)] };
+        let data = Data::Ints((0..n).map(pick).collect());
+        return Ok(Array { dims, data });
+    }
+    let (p, q) = (x.floats(), y.floats());
+    let pick = |i| if first(i) { p[broadcast_at(i, &dims, &x.dims)] } else { q[broadcast_at(i, &dims, &y.dims)] };
+    let data = Data::Floats((0..n).map(pick).collect());
+    Ok(Array { dims, data })
+}
+
+fn list(x: &Array) -> Reason<Vec<usize>> {
+    let values = x.integers().ok_or("a shape is not of integers")?;
+    let fits = |&v: &i64| usize::try_from(v).map_err(|_| format!("a shape of {values:?}"));
+    values.iter().map(fits).collect()
+}
+
+fn filled(call: &Call<'_>, shape: &Array) -> Reason<Array> {
+    let dims = list(shape)?;
+    let n = checked(&dims)?;
+    let value = match call.attributes.tensor("value") {
+        Some(value) => value.map_err(|e| e.to_string())?,
+        None => Array { dims: vec![1], data: Data::Floats(vec![0.0]) },
+    };
+    let data = match &value.data {
+        Data::Ints(v) => Data::Ints(vec![*v.first().ok_or("its value is empty")?; n]),
+        Data::Floats(v) => Data::Floats(vec![*v.first().ok_or("its value is empty")?; n]),
+    };
+    Ok(Array { dims, data })
+}
+
+fn range(from: &Array, to: &Array, by: &Array) -> Reason<Array> {
+    let one = |a: &Array| match a.integers() {
+        Some(&[v]) => Ok(v as f64),
+        Some(_) => Err("an end of it is no single number".to_owned()),
+        None => a.scalar().map(f64::from).ok_or_else(|| "an end of it is no single number".to_owned()),
+    };
+    let whole = [from, to, by].iter().all(|a| a.integers().is_some());
+    let (from, to, by) = (one(from)?, one(to)?, one(by)?);
+    let count = ((to - from) / by).ceil().max(0.0);
+    if by == 0.0 || !count.is_finite() || count > (1 << 24) as f64 {
+        return Err(format!("from {from} to {to} by {by}"));
+    }
+    let values = (0..count as usize).map(|i| from + by * i as f64);
+    let dims = vec![count as usize];
+    if whole {
+        let data = Data::Ints(values.map(|v| v as i64).collect());
+        return Ok(Array { dims, data });
+    }
+    finite(dims, values.collect())
+}
+
+/// The elements at these places.
+fn at(x: &Array, dims: Vec<usize>, places: impl Iterator<Item = usize>) -> Array {
+    let data = match &x.data {
+        Data::Ints(v) => Data::Ints(places.map(|i| v[i]).collect()),
+        Data::Floats(v) => Data::Floats(places.map(|i| v[i]).collect()),
+    };
+    Array { dims, data }
+}
+
+/// The elements whose positions along each axis are listed.
+fn along(x: &Array, axes: &[Vec<usize>]) -> Reason<Array> {
+    let dims: Vec<usize> = axes.iter().map(Vec::len).collect();
+    checked(&dims)?;
+    let mut places = vec![0usize];
+    for (list, &d) in axes.iter().zip(&x.dims) {
+        places = places.iter().flat_map(|p| list.iter().map(move |i| p * d + i)).collect();
+    }
+    Ok(at(x, dims, places.into_iter()))
+}
+
+fn expand(x: &Array, shape: &Array) -> Reason<Array> {
+    let dims = broadcast(&x.dims, &list(shape)?).ok_or("it does not spread over its shape")?;
+    let n = checked(&dims)?;
+    let places: Vec<usize> = (0..n).map(|i| broadcast_at(i, &dims, &x.dims)).collect();
+    Ok(at(x, dims, places.into_iter()))
+}
+
+fn tile(x: &Array, times: &Array) -> Reason<Array> {
+    let times = list(times)?;
+    if times.len() != x.dims.len() {
+        return Err(format!("{times:?} times {:?}", x.dims));
+    }
+    let dims: Option<Vec<usize>> = x.dims.iter().zip(&times).map(|(d, t)| d.checked_mul(*t)).collect();
+    checked(&dims.ok_or("its output is too large")?)?;
+    let axes: Vec<Vec<usize>> =
+        x.dims.iter().zip(&times).map(|(&d, &t)| (0..d * t).map(|i| i % d).collect()).collect();
+    along(x, &axes)
+}
+
+fn transpose(call: &Call<'_>, x: &Array) -> Reason<Array> {
+    let rank = x.dims.len();
+    let permutation = match call.attributes.ints("perm") {
+        Some(p) => p.iter().map(|&a| axis_of(a, rank)).collect::<Reason<Vec<_>>>()?,
+        None => (0..rank).rev().collect(),
+    };
+    let mut sorted = permutation.clone();
+    sorted.sort_unstable();
+    if !sorted.iter().copied().eq(0..rank) {
+        return Err(format!("{permutation:?} is not a permutation"));
+    }
+    let mut strides = vec![1; rank];
+    for i in (1..rank).rev() {
+        strides[i - 1] = strides[i] * x.dims[i];
+    }
+    let mut places = vec![0usize];
+    for &axis in &permutation {
+        let (d, stride) = (x.dims[axis], strides[axis]);
+        places = places.iter().flat_map(|p| (0..d).map(move |i| p + i * stride)).collect();
+    }
+    let dims = permutation.iter().map(|&a| x.dims[a]).collect();
+    Ok(at(x, dims, places.into_iter()))
+}
+
+fn gather(call: &Call<'_>, x: &Array, wanted: &Array) -> Reason<Array> {
+    let axis = axis_of(call.attributes.int("axis", 0), x.dims.len())?;
+    let indices = wanted.integers().ok_or("its indices are not integers")?;
+    let mut axes: Vec<Vec<usize>> = x.dims.iter().map(|&d| (0..d).collect()).collect();
+    axes[axis] = indices.iter().map(|&i| axis_of(i, x.dims[axis])).collect::<Reason<_>>()?;
+    let picked = along(x, &axes)?;
+    let dims = [&x.dims[..axis], &wanted.dims, &x.dims[axis + 1..]].concat();
+    checked(&dims)?;
+    Ok(Array { dims, ..picked })
+}
+
+/// Slices of any rank, of which each axis has a list of positions.
+pub(super) fn slice(x: &Array, lists: &[(usize, i64, i64, i64)]) -> Reason<Array> {
+    let mut axes: Vec<Vec<usize>> = x.dims.iter().map(|&d| (0..d).collect()).collect();
+    for &(axis, start, end, step) in lists {
+        axes[axis] = sliced(x.dims[axis], start, end, step)?.into_iter().map(|i| i as usize).collect();
+    }
+    along(x, &axes)
+}
+
+/// The part of a constant from one position of an axis to another.
+pub(super) fn part(x: &Array, axis: usize, from: usize, to: usize) -> Reason<Array> {
+    let mut axes: Vec<Vec<usize>> = x.dims.iter().map(|&d| (0..d).collect()).collect();
+    axes[axis] = (from..to).collect();
+    along(x, &axes)
+}
+
+fn concat(call: &Call<'_>, inputs: &[&Array]) -> Reason<Array> {
+    let rank = inputs[0].dims.len();
+    let axis = axis_of(call.attributes.int("axis", 1), rank)?;
+    let mut dims = inputs[0].dims.clone();
+    dims[axis] = 0;
+    for x in inputs {
+        let same = x.dims.len() == rank && (0..rank).all(|i| i == axis || x.dims[i] == dims[i]);
+        if !same {
+            return Err(format!("shapes {:?} and {:?}", inputs[0].dims, x.dims));
+        }
+        dims[axis] += x.dims[axis];
+    }
+    checked(&dims)?;
+    let outer: usize = dims[..axis].iter().product();
+    let inner: usize = dims[axis + 1..].iter().product();
+    let pieces = |o: usize| inputs.iter().map(move |x| (x, o * x.dims[axis] * inner, x.dims[axis] * inner));
+    let data = if inputs.iter().all(|x| x.integers().is_some()) {
+        let part = |(x, from, n): (&&Array, usize, usize)| x.integers().unwrap_or(&[])[from..from + n].to_vec();
+        Data::Ints((0..outer).flat_map(pieces).flat_map(part).collect())
+    } else {
+        let part = |(x, from, n): (&&Array, usize, usize)| x.floats()[from..from + n].to_vec();
+        Data::Floats((0..outer).flat_map(pieces).flat_map(part).collect())
+    };
+    Ok(Array { dims, data })
+}
+
+fn reduce(call: &Call<'_>, x: &Array) -> Reason<Array> {
+    let rank = x.dims.len();
+    let axes: Vec<usize> = match call.list("axes", 1)? {
+        Some(list) => list.iter().map(|&a| axis_of(a, rank)).collect::<Reason<_>>()?,
+        None => (0..rank).collect(),
+    };
+    let keep = call.attributes.int("keepdims", 1) != 0;
+    let one: Vec<usize> = (0..rank).map(|i| if axes.contains(&i) { 1 } else { x.dims[i] }).collect();
+    let mut groups: Vec<Vec<usize>> = vec![Vec::new(); one.iter().product()];
+    for i in 0..len(x) {
+        groups[broadcast_at(i, &x.dims, &one)].push(i);
+    }
+    let dims = if keep { one } else { (0..rank).filter(|i| !axes.contains(i)).map(|i| x.dims[i]).collect() };
+    if groups.iter().any(Vec::is_empty) {
+        return Err("of nothing is not supported".into());
+    }
+    if let Some(v) = x.integers() {
+        let of = |g: &Vec<usize>| {
+            let mut all = g.iter().map(|&i| v[i]);
+            match call.op {
+                "ReduceProd" => all.try_fold(1i64, i64::checked_mul),
+                "ReduceSum" => all.try_fold(0i64, i64::checked_add),
+                "ReduceMax" => all.max(),
+                "ReduceMin" => all.min(),
+                _ => None,
+            }
+        };
+        let values: Option<Vec<i64>> = groups.iter().map(of).collect();
+        return Ok(Array { dims, data: Data::Ints(values.ok_or("it overflows")?) });
+    }
+    let v = x.floats();
+    let of = |g: &Vec<usize>| {
+        let all = g.iter().map(|&i| f64::from(v[i]));
+        match call.op {
+            "ReduceProd" => all.product(),
+            "ReduceSum" => all.sum(),
+            "ReduceMax" => all.fold(f64::NEG_INFINITY, f64::max),
+            "ReduceMin" => all.fold(f64::INFINITY, f64::min),
+            _ => all.sum::<f64>() / g.len() as f64,
+        }
+    };
+    finite(dims, groups.iter().map(of).collect())
+}
