@@ -22,6 +22,9 @@ struct Case {
     model: String,
     input: Vec<f32>,
     outputs: Vec<Vec<f64>>,
+    /// Inputs to calibrate on; the one above, if there are none.
+    #[serde(default)]
+    calibration: Vec<Vec<f32>>,
 }
 
 #[derive(Serialize)]
@@ -62,7 +65,10 @@ fn difference(found: &[Vec<f64>], expected: &[Vec<f64>]) -> f64 {
         let (lo, hi) = e.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
         // Of numbers that are all alike, their size.
         let spread = if hi - lo > 1e-6 { hi - lo } else { hi.abs().max(lo.abs()).max(1e-3) };
-        let diff = f.iter().zip(e).fold(0f64, |a, (f, e)| if (f - e).is_nan() { f64::INFINITY } else { a.max((f - e).abs()) });
+        let diff = f
+            .iter()
+            .zip(e)
+            .fold(0f64, |a, (f, e)| if (f - e).is_nan() { f64::INFINITY } else { a.max((f - e).abs()) });
         worst = worst.max(diff / spread);
     }
     worst
@@ -72,13 +78,21 @@ fn run(case: &Case) -> Result<(f64, f64, String), Error> {
     let model = Model::import(Path::new(&case.model), None)?;
     let input = storage(&case.input, &model.graph().input_shape);
     if input.len() != model.graph().input_shape.iter().product::<usize>() {
-        return Err(Error::Input { expected: model.graph().input_shape.iter().product(), found: input.len() });
+        return Err(Error::Input {
+            expected: model.graph().input_shape.iter().product(),
+            found: input.len(),
+        });
     }
     let finished = |manifest: &sharelens_models::Manifest, values: &[Vec<f64>]| -> Vec<Vec<f64>> {
         manifest.outputs.iter().zip(values).map(|(info, v)| info.finished(v).1).collect()
     };
     let options = Options { stress: false, ..Options::default() };
-    let (prepared, _) = prepare(&model, std::slice::from_ref(&input), &options)?;
+    let mut samples: Vec<Vec<f32>> =
+        case.calibration.iter().map(|x| storage(x, &model.graph().input_shape)).collect();
+    if samples.is_empty() {
+        samples.push(input.clone());
+    }
+    let (prepared, _) = prepare(&model, &samples, &options)?;
     let manifest = prepared.manifest()?;
     let float = difference(&finished(&manifest, &prepared.float(&input)?), &case.outputs);
     let twin = prepared.twin(prepared.arithmetic())?;

@@ -102,6 +102,16 @@ fn apply(op: &Op, inputs: &[&[f64]], shapes: &[&[usize]]) -> Vec<f64> {
             each(&|v| v.max(lo).min(hi))
         }
         Op::Smooth(f) => each(&|v| f.value(v)),
+        Op::Real(f) => f.apply(x),
+        Op::MatMul(size) => {
+            let (m, k, n) = (size.m, size.k, size.n);
+            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            let group = |g: usize| {
+                let (a, b) = (&x[g * m * k..][..m * k], &inputs[1][g * n * k..][..n * k]);
+                a.chunks(k).flat_map(move |row| b.chunks(k).map(move |column| dot(row, column)))
+            };
+            (0..size.groups).flat_map(group).collect()
+        }
         Op::Mul => x.iter().zip(inputs[1]).map(|(a, b)| a * b).collect(),
         Op::MaxPool(pool) => {
             let (h, w, c) = (pool.rows.input, pool.columns.input, pool.c);

@@ -8,6 +8,7 @@ use crate::arrange::Arrange;
 use crate::detect::Stage;
 use crate::error::{Error, Result};
 use crate::finish::Finish;
+use crate::real::Real;
 use crate::smooth::Smooth;
 
 /// Elements that one value or weight may have.
@@ -117,6 +118,10 @@ pub enum Op {
     Smooth(Smooth),
     /// Product of two values of one shape.
     Mul,
+    /// A root, a quotient, a softmax.
+    Real(Real),
+    /// `[groups, m, k]` times `[groups, n, k]` transposed, both computed.
+    MatMul(ProductSize),
     /// Max-pool.
     MaxPool(MaxPool),
     /// Average-pool or linear interpolation: a weighted sum along rows and columns.
@@ -130,6 +135,32 @@ pub enum Op {
     Arrange(Arrange),
     /// A stage of a detector.
     Detect(Stage),
+}
+
+/// Sizes of products of two computed matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProductSize {
+    /// Products side by side.
+    pub groups: usize,
+    /// Rows of the left operand.
+    pub m: usize,
+    /// Length of a row.
+    pub k: usize,
+    /// Rows of the right operand.
+    pub n: usize,
+}
+
+impl ProductSize {
+    /// Elements of the left operand, the right one, and the result; none if they are beyond the limits.
+    pub fn elements(&self) -> Option<[usize; 3]> {
+        let Self { groups, m, k, n } = *self;
+        Some([elements(&[groups, m, k])?, elements(&[groups, n, k])?, elements(&[groups, m, n])?])
+    }
+
+    /// Multiply-accumulates.
+    pub fn macs(&self) -> u64 {
+        product(&[self.groups, self.m, self.k, self.n])
+    }
 }
 
 /// For each output position along an axis, the input positions it sums and their weights; equally many for all.
@@ -155,6 +186,8 @@ impl Op {
             Self::PRelu { .. } => "prelu",
             Self::Smooth(f) => f.label(),
             Self::Mul => "mul",
+            Self::Real(f) => f.label(),
+            Self::MatMul(_) => "matmul",
             Self::MaxPool(_) => "max-pool",
             Self::Weighted { .. } => "weighted sum",
             Self::Arrange(a) => a.label(),
@@ -237,6 +270,7 @@ impl Graph {
     pub fn macs(&self) -> u64 {
         let macs = |n: &Node| match &n.op {
             Op::Linear { conv, .. } => conv.macs(),
+            Op::MatMul(size) => size.macs(),
             _ => 0,
         };
         self.nodes.iter().map(macs).sum()
@@ -344,7 +378,7 @@ fn check(op: &Op, inputs: &[&[usize]], out: &[usize]) -> Result<(), String> {
     let arity = match op {
         Op::Arrange(a) => a.arity().unwrap_or(inputs.len().max(1)),
         Op::Detect(stage) => stage.kind().arity(),
-        Op::Mul => 2,
+        Op::Mul | Op::MatMul(_) => 2,
         _ => 1,
     };
     if inputs.len() != arity {
@@ -379,6 +413,13 @@ fn check(op: &Op, inputs: &[&[usize]], out: &[usize]) -> Result<(), String> {
         ),
         Op::Relu => unless(x == out, "shape changes"),
         Op::Smooth(f) => unless(x == out && f.is_valid(), "shape changes, or its settings are out of range"),
+        Op::Real(f) => {
+            unless(x == out && f.is_valid(len(x)), "shape changes, or its settings are out of range")
+        }
+        Op::MatMul(size) => unless(
+            size.elements() == Some([len(x), len(inputs[1]), len(out)]),
+            "shapes do not match the product",
+        ),
         Op::Mul => unless(x == inputs[1] && x == out, "factors differ in shape"),
         Op::LeakyRelu { alpha } => {
             unless(x == out && alpha.is_finite(), "shape changes, or its slope is not finite")

@@ -44,6 +44,7 @@ pub mod passes;
 pub mod prepare;
 pub mod program;
 pub mod proof;
+pub mod real;
 pub mod scales;
 pub mod slm;
 pub mod smooth;

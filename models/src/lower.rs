@@ -11,6 +11,7 @@ use crate::detect;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Parameters};
 use crate::program::{Instruction, Layer, Program, Register};
+use crate::real::{Ranged, Real};
 use crate::scales::{IntegerSum, Scales};
 
 /// A layer of at most so many elements is watched as a whole.
@@ -43,6 +44,7 @@ pub fn lower(
         layers: Vec::new(),
         weights: Vec::new(),
         native: vec![0],
+        bounded: Vec::new(),
         lifted: vec![None; graph.nodes.len() + 1],
     };
     for i in 0..graph.nodes.len() {
@@ -75,6 +77,8 @@ struct Lowering<'a> {
     weights: Vec<Parameters>,
     /// Register of each value, as computed.
     native: Vec<Register>,
+    /// Registers that have to stay in a range of their own, with the function that reads them.
+    bounded: Vec<(Register, Ranged)>,
     /// Register of each value in `Full`, where it was computed in `Reduced`.
     lifted: Vec<Option<Register>>,
 }
@@ -106,6 +110,17 @@ impl Lowering<'_> {
         register
     }
 
+    /// Name, elements and scale of a register.
+    fn register(&self, register: Register) -> (&str, usize, f64) {
+        match (register as usize).checked_sub(1) {
+            None => (&self.graph.input_name, self.graph.len(0), self.scales.scale[0]),
+            Some(i) => {
+                let Layer { name, shape, scale, .. } = &self.layers[i];
+                (name, shape.iter().product(), *scale)
+            }
+        }
+    }
+
     fn weight(&mut self, parameters: Parameters) -> u32 {
         self.weights.push(parameters);
         self.weights.len() as u32 - 1
@@ -123,6 +138,7 @@ impl Lowering<'_> {
                     | Instruction::LeakyRelu { .. }
                     | Instruction::Halves
                     | Instruction::Smooth { .. }
+                    | Instruction::Real(_)
                     | Instruction::MaxPool(_)
                     | Instruction::Lift
             ) {
@@ -135,7 +151,9 @@ impl Lowering<'_> {
                 Instruction::Linear { .. }
                     | Instruction::Product { .. }
                     | Instruction::Mul { .. }
+                    | Instruction::MatMul { .. }
                     | Instruction::Smooth { .. }
+                    | Instruction::Real(_)
                     | Instruction::Requantise { .. }
                     | Instruction::Weighted { .. }
                     | Instruction::LeakyRelu { .. }
@@ -148,19 +166,25 @@ impl Lowering<'_> {
             computed(layer) && small && !known.contains(r)
         });
         let mut samples = Vec::new();
-        for register in registers.take(MOST_WATCHED).collect::<Vec<_>>() {
-            let Layer { name, shape, scale, .. } = &self.layers[register as usize - 1];
-            let n: usize = shape.iter().product();
+        let registers: Vec<Register> = registers.take(MOST_WATCHED / 2).collect();
+        let stretched =
+            self.bounded.iter().take(MOST_WATCHED / 2).map(|(register, function)| {
+                (*register, stretch(function, self.register(*register).2, bounds))
+            });
+        let all: Vec<(Register, Stretch)> =
+            registers.into_iter().map(|r| (r, Stretch { shift: 0, factor: 1 })).chain(stretched).collect();
+        for (register, Stretch { shift, factor }) in all {
+            let (name, n, scale) = self.register(register);
             let most = usize::try_from(bounds.lift / 2).unwrap_or(usize::MAX);
             let wanted = if n <= WATCHED_WHOLE { n } else { WATCHED_LEAST.max(n / WATCHED_SHARE) };
             let stride = n.div_ceil(wanted.min(most).max(1));
             let layer = Layer {
                 name: format!("{name} (sample)"),
-                op: Instruction::Sample { stride },
+                op: Instruction::Sample { stride, shift, factor },
                 inputs: vec![register],
                 shape: vec![n.div_ceil(stride)],
                 range: Range::Reduced,
-                scale: *scale,
+                scale: scale * factor as f64,
             };
             samples.push(self.push(layer));
         }
@@ -248,6 +272,26 @@ impl Lowering<'_> {
                 let limit = self.margin * self.peaks[source];
                 layer(Instruction::Smooth { function, limit }, vec![self.native[source]])
             }
+            Op::Real(_) => {
+                let function = *self.scales.ranged.get(&i).ok_or_else(|| Error::Graph {
+                    node: node.name.clone(),
+                    reason: "its scale is not known".into(),
+                })?;
+                let input = match function.function.wants() {
+                    Range::Full => self.full(source),
+                    Range::Reduced => self.native[source],
+                };
+                if function.function.range([0.0; 2], 1.0).is_some() {
+                    self.bounded.push((input, function));
+                }
+                layer(Instruction::Real(function), vec![input])
+            }
+            Op::MatMul(size) => {
+                let factors = scale_in * self.scales.scale[node.inputs[1]];
+                let factor = (divisor * scale / factors).round() as i64;
+                let inputs = node.inputs.iter().map(|&v| self.full(v)).collect();
+                layer(Instruction::MatMul { size: *size, factor }, inputs)
+            }
             Op::Mul => {
                 let factors = scale_in * self.scales.scale[node.inputs[1]];
                 let factor = (divisor * scale / factors).round() as i64;
@@ -307,6 +351,26 @@ impl Lowering<'_> {
             Range::Reduced => self.native[value],
         }
     }
+}
+
+/// What brings a range of its own to the one that is looked at: (x - shift) * factor.
+#[derive(Clone, Copy)]
+struct Stretch {
+    shift: i64,
+    factor: i64,
+}
+
+/// For arguments of this function at this scale.
+fn stretch(function: &Ranged, scale: f64, bounds: &Bounds) -> Stretch {
+    let summand = match function.function {
+        Real::InverseRoot { summand } | Real::Reciprocal { summand } => f64::from(summand),
+        Real::Softmax { .. } => 0.0,
+    };
+    let [lo, hi] = function.range.map(|v| (v - summand) * scale);
+    let (shift, half) = (f64::midpoint(lo, hi).round(), (hi - lo) / 2.0);
+    // Rounding must not push the ends out.
+    let factor = ((bounds.lift as f64 / (half + 2.0)).floor() as i64).max(1);
+    Stretch { shift: shift as i64, factor }
 }
 
 /// Integers for each linear map of `program`: weights to the nearest of their scale, halves away from zero.

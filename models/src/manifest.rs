@@ -217,6 +217,10 @@ fn moves(layer: &Layer) -> u64 {
         }
         Instruction::Detect { stage, .. } => stage.moves().saturating_add(out),
         // Compared with the ends of all pieces at once.
+        Instruction::Real(function) => match out.saturating_mul(function.pieces()) {
+            compared if compared <= MAX_MOVES => compared,
+            _ => u64::MAX,
+        },
         Instruction::Smooth { function, .. } => match out.saturating_mul(function.pieces() as u64 + 1) {
             compared if compared <= MAX_ELEMENTS as u64 => compared.saturating_mul(4),
             _ => u64::MAX,
@@ -239,6 +243,7 @@ fn macs(layer: &Layer) -> u64 {
     match &layer.op {
         Instruction::Detect { stage, .. } => stage.macs(),
         &Instruction::Product { m, k, n, .. } => product(&[m, k, n]),
+        Instruction::MatMul { size, .. } => size.macs(),
         Instruction::Linear { map, .. } => product(&[map.conv.n, map.conv.out_h(), map.conv.out_w()])
             .saturating_mul(map.conv.weight_len() as u64),
         _ => 0,
@@ -267,7 +272,7 @@ fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
         Instruction::Arrange(ref a) => a.arity().unwrap_or(layer.inputs.len()),
         Instruction::Detect { ref stage, .. } => stage.kind().arity(),
         Instruction::Outside => layer.inputs.len(),
-        Instruction::Mul { .. } => 2,
+        Instruction::Mul { .. } | Instruction::MatMul { .. } => 2,
         _ => 1,
     };
     ensure(layer.inputs.len() == arity, "it reads too few or too many registers")?;
@@ -312,6 +317,20 @@ fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
             ensure(limit.is_finite() && (0.0..=1e9).contains(limit), "its limit is not acceptable")?;
             ensure(x == out, "its shapes do not match")
         }
+        Instruction::Real(function) => {
+            yields(Range::Reduced)?;
+            ensure(function.is_valid(len(x)), "its function is not acceptable")?;
+            ensure(
+                function.function.wants() == Range::Reduced || full,
+                "its input is not in the larger domain",
+            )?;
+            ensure(x == out, "its shapes do not match")
+        }
+        Instruction::MatMul { size, factor } => {
+            yields(Range::Reduced)?;
+            ensure(full && (1..1 << 40).contains(factor), "an input or its factor is not acceptable")?;
+            ensure(size.elements() == Some([len(x), len(shapes[1]), len(out)]), "its shapes do not match")
+        }
         Instruction::Mul { factor } => {
             yields(Range::Reduced)?;
             ensure(full && (1..1 << 40).contains(factor), "an input or its factor is not acceptable")?;
@@ -350,8 +369,12 @@ fn check(p: &Program, i: usize, layer: &Layer) -> Result<(), String> {
             ensure(layer.range == Range::Reduced || full, "an input is not in the larger domain")?;
             arrange.check(&shapes, out)
         }
-        &Instruction::Sample { stride } => {
+        &Instruction::Sample { stride, shift, factor } => {
             yields(Range::Reduced)?;
+            ensure(
+                shift.unsigned_abs() < 1 << 61 && (1..1 << 40).contains(&factor),
+                "its range is not acceptable",
+            )?;
             ensure(stride > 0 && out == [len(x).div_ceil(stride)], "its shapes do not match")
         }
         Instruction::Outside => {

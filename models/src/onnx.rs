@@ -12,11 +12,12 @@ use crate::finish::{Finish, Function};
 use crate::graph::{Graph, MAX_NODES, Node, Op, Output, ValueId, elements};
 
 mod attributes;
+pub mod external;
 mod fold;
 mod line;
-pub mod external;
 mod linear;
 mod movement;
+mod normal;
 mod pointwise;
 mod pool;
 mod resize;
@@ -47,6 +48,7 @@ pub const OPERATORS: &[&str] = &[
     "AveragePool",
     "BatchNormalization",
     "Cast",
+    "CastLike",
     "Celu",
     "Clip",
     "Concat",
@@ -64,6 +66,11 @@ pub const OPERATORS: &[&str] = &[
     "Gather",
     "Gelu",
     "Gemm",
+    "GroupNormalization",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "Reciprocal",
+    "Sqrt",
     "GlobalAveragePool",
     "GlobalMaxPool",
     "HardSigmoid",
@@ -355,6 +362,15 @@ impl Importer {
             "Neg" => pointwise::negate(self, &call),
             "Pow" => pointwise::power(self, &call),
             "Sum" | "Mean" | "Min" | "Max" => pointwise::many(self, &call),
+            "LayerNormalization" | "InstanceNormalization" | "GroupNormalization"
+                if node.output.iter().skip(1).any(|o| !o.is_empty()) =>
+            {
+                Err("it yields its statistics, too".into())
+            }
+            "LayerNormalization" | "InstanceNormalization" | "GroupNormalization" => {
+                normal::normalisation(self, &call)
+            }
+            "Sqrt" | "Reciprocal" => normal::root(self, &call),
             op if smooth::handles(op) => smooth::smooth(self, &call),
             "Relu" | "Clip" | "LeakyRelu" | "PRelu" => pointwise::activation(self, &call),
             "MaxPool" => match node.output.get(1).filter(|o| !o.is_empty()) {

@@ -29,12 +29,29 @@ pub struct Changes {
 /// If the result does not validate, which would be a mistake of the rewrites.
 pub fn simplify(graph: &mut Graph) -> Result<Changes> {
     let mut changes = Changes::default();
+    unused(graph);
     fold::affine(graph, &mut changes);
     order::pool_before_relu(graph, &mut changes);
     order::permutation_into_dense(graph, &mut changes);
     equalise::channels(graph, &mut changes);
     graph.validate()?;
     Ok(changes)
+}
+
+/// Drops nodes that nothing reads, as import leaves some behind.
+fn unused(graph: &mut Graph) {
+    let mut needed = vec![false; graph.nodes.len() + 1];
+    graph.outputs.iter().for_each(|o| needed[o.value] = true);
+    for i in (0..graph.nodes.len()).rev() {
+        if needed[i + 1] {
+            graph.nodes[i].inputs.iter().for_each(|&v| needed[v] = true);
+        }
+    }
+    for i in (0..graph.nodes.len()).rev() {
+        if !needed[i + 1] {
+            remove(graph, i);
+        }
+    }
 }
 
 /// Nodes that read `value`.

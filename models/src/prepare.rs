@@ -274,7 +274,8 @@ fn settle(
     trials: &[&[f32]],
     expected: &[Vec<Vec<f64>>],
 ) -> Result<(f64, Prepared)> {
-    let calibration = Calibration { peaks: peaks.to_vec(), margin: options.margin, arithmetic, cap: 0.0, smooth };
+    let calibration =
+        Calibration { peaks: peaks.to_vec(), margin: options.margin, arithmetic, cap: 0.0, smooth };
     let mut prepared = Prepared { config: config.clone(), graph: graph.clone(), calibration };
     let arithmetic = prepared.arithmetic().clone();
     // Error and cap.
@@ -303,7 +304,9 @@ fn settle(
             Ok(_) => {}
             Err(e @ (Error::Range(_) | Error::Overflow { .. })) => failure = Some(e),
             // Functions of real numbers find out what has no room when they are run.
-            Err(Error::Protocol(e @ sharelens_protocol::Error::Config(_))) => failure = Some(Error::Range(e.to_string())),
+            Err(Error::Protocol(e @ sharelens_protocol::Error::Config(_))) => {
+                failure = Some(Error::Range(e.to_string()))
+            }
             Err(e) => return Err(e),
         }
         if best.is_some_and(|(e, _)| e < options.tolerance / 4.0) {
@@ -417,7 +420,8 @@ impl Prepared {
         let bounds = arithmetic.bounds()?;
         let (c, scales) = (&self.calibration, self.scales(arithmetic)?);
         let proved = self.proved(&scales, bounds.divisor);
-        let (program, parameters) = lower(&self.graph, &scales, &bounds, (&c.peaks, c.margin, c.smooth), &proved)?;
+        let (program, parameters) =
+            lower(&self.graph, &scales, &bounds, (&c.peaks, c.margin, c.smooth), &proved)?;
         let weights = quantise(&program, &parameters, &bounds, self.calibration.margin)?;
         let info = |o: &crate::graph::Output| OutputInfo {
             name: o.name.clone(),

@@ -19,6 +19,8 @@ use sharelens_protocol::ring::{Domain, Full, Range, Reduced};
 use sharelens_protocol::{Error, Result, Step};
 
 pub use crate::arrange::Arrange;
+pub use crate::graph::ProductSize;
+pub use crate::real::{Argument, Ranged};
 pub use crate::stage::Kind;
 
 /// A register: 0 holds the input, `i + 1` what step `i` computes.
@@ -119,6 +121,15 @@ pub enum Instruction {
         /// The factor.
         factor: i64,
     },
+    /// A root, a quotient or a softmax.
+    Real(Ranged),
+    /// Products of two secret matrices. Then a factor and a rescale.
+    MatMul {
+        /// Their sizes.
+        size: ProductSize,
+        /// The factor.
+        factor: i64,
+    },
     /// Max-pool.
     MaxPool(MaxPool),
     /// Average-pool or interpolation.
@@ -141,6 +152,10 @@ pub enum Instruction {
     Sample {
         /// From one element to the next.
         stride: usize,
+        /// What is subtracted from each, at its scale.
+        shift: i64,
+        /// What the difference is multiplied with: a range of its own becomes the one that is looked at.
+        factor: i64,
     },
     /// How many elements of each input are outside the middle half of the smaller range, where nothing that was
     /// calibrated should be.
@@ -170,6 +185,8 @@ impl Instruction {
             Self::Product { .. } => "product",
             Self::Smooth { .. } => "smooth",
             Self::Mul { .. } => "mul",
+            Self::Real(f) => f.function.label(),
+            Self::MatMul { .. } => "matmul",
             Self::MaxPool(_) => "max-pool",
             Self::Weighted { .. } => "weighted sum",
             Self::Requantise { .. } => "requantise",
@@ -463,6 +480,14 @@ fn arranged<E: Engine, D: Domain>(
     })
 }
 
+/// A layer says the scale of what it yields, and a function finds its own.
+fn same_scale(found: f64, said: f64) -> Result<()> {
+    if (found / said - 1.0).abs() <= 1e-6 {
+        return Ok(());
+    }
+    Err(Error::Config(format!("a function yields numbers at scale {found}, not {said}")))
+}
+
 async fn step<E: Engine>(
     e: &mut E,
     at: Step,
@@ -518,11 +543,26 @@ async fn step<E: Engine>(
             let mut scope = Scope::new(at, program.bounds);
             let x = Number::new(&scope, reduced(e, x), program.scale(layer.inputs[0]), *limit)?;
             let y = piecewise(e, &mut scope, &x, function, layer.scale).await?;
-            if (y.scale() / layer.scale - 1.0).abs() > 1e-6 {
-                let found = y.scale();
-                return Err(Error::Config(format!("a function at scale {found}, not {}", layer.scale)));
-            }
+            same_scale(y.scale(), layer.scale)?;
             Value::Reduced(y.into_integers())
+        }
+        Instruction::Real(function) => {
+            let mut scope = Scope::new(at, program.bounds);
+            let argument = match function.function.wants() {
+                Range::Full => Argument::Full(full(x)?),
+                Range::Reduced => Argument::Reduced(reduced(e, x)),
+            };
+            let y = function.run(e, &mut scope, argument, program.scale(layer.inputs[0])).await?;
+            same_scale(y.scale(), layer.scale)?;
+            Value::Reduced(y.into_integers())
+        }
+        Instruction::MatMul { size, factor } => {
+            let (x, y) = (full(x)?, full(next()?)?);
+            let shape = ProductShape { groups: size.groups, m: size.m, k: size.k, n: size.n, uses: 1 };
+            let mut operand = e.operand(calls.step(), shape, y)?;
+            let product = e.product(calls.step(), &mut operand, &x).await?;
+            let scaled = e.scale(&product, *factor);
+            Value::Reduced(e.rescale(calls.step(), &scaled).await?)
         }
         Instruction::Mul { factor } => {
             let (x, y) = (full(x)?, full(next()?)?);
@@ -565,10 +605,15 @@ async fn step<E: Engine>(
                 }
             }
         }
-        &Instruction::Sample { stride } => {
+        &Instruction::Sample { stride, shift, factor } => {
             let x = reduced(e, x);
             let len = layer.shape.iter().product();
-            Value::Reduced(e.gather_by(&[&x], len, || (0..len).map(|i| (i * stride) as u32).collect()))
+            let picked = e.gather_by(&[&x], len, || (0..len).map(|i| (i * stride) as u32).collect());
+            if (shift, factor) == (0, 1) {
+                return Ok(Value::Reduced(picked));
+            }
+            let moved = e.add_public(&picked, &[-shift]);
+            Value::Reduced(e.scale(&moved, factor))
         }
         Instruction::Outside => {
             let parts: Vec<_> = std::iter::once(x).chain(inputs).map(|v| reduced(e, v)).collect();

@@ -9,6 +9,7 @@ use sharelens_protocol::ring::kernel::Conv;
 use crate::arrange::Arrange;
 use crate::config::Preprocess;
 use crate::graph::{Graph, Node, Op, Parameters, Taps};
+use crate::real::Real;
 
 /// How far fixed point may be from what the intervals reckon with.
 #[derive(Clone, Copy, Debug, Default)]
@@ -130,8 +131,17 @@ fn step(graph: &Graph, node: &Node, inputs: &[&[Interval]], slack: Slack) -> Opt
         }),
         Op::Mul => {
             let (a, b) = (spread(x, channels), spread(inputs[1], channels));
-            let product = |(a, b): (&Interval, &Interval)| hull(&[scaled(*b, a.0, 0.0), scaled(*b, a.1, 0.0)]);
+            let product =
+                |(a, b): (&Interval, &Interval)| hull(&[scaled(*b, a.0, 0.0), scaled(*b, a.1, 0.0)]);
             Some(a.iter().zip(&b).map(product).collect())
+        }
+        // A softmax is a share of one.
+        Op::Real(Real::Softmax { .. }) => Some(vec![(0.0, 1.0 + CUBIC_SLACK); channels]),
+        Op::Real(_) => None,
+        Op::MatMul(size) => {
+            let (a, b) = (hull(x), hull(inputs[1]));
+            let (lo, hi) = hull(&[scaled(b, a.0, 0.0), scaled(b, a.1, 0.0)]);
+            Some(vec![(lo * size.k as f64, hi * size.k as f64); channels])
         }
         Op::MaxPool(_) => Some(x.to_vec()),
         Op::Weighted { rows, columns } => each(&|v| tapped(tapped(v, rows), columns)),

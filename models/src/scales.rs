@@ -4,6 +4,8 @@
 //! scales of its inputs and output together by a fixed ratio. A union-find over these ratios leaves groups of
 //! values with one free scale each, which is taken as large as the calibrated ranges allow, up to a cap.
 
+use std::collections::BTreeMap;
+
 use sharelens_ops::layers::Axis;
 use sharelens_ops::plain::Bounds;
 use sharelens_protocol::ring::Range;
@@ -12,6 +14,7 @@ use crate::arrange::Arrange;
 use crate::detect::{COORDINATES, Stage, lower};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, Taps, ValueId};
+use crate::real::{Ranged, Real};
 use crate::smooth::Smooth;
 
 /// Smallest scale that a value may have.
@@ -32,10 +35,12 @@ pub struct Scales {
     pub requantised: Vec<(usize, usize)>,
     /// How many times the calibrated range fits into what is allowed, by value.
     pub headroom: Vec<f64>,
+    /// Functions whose scale was found by planning them, by node.
+    pub ranged: BTreeMap<usize, Ranged>,
 }
 
 /// Scales that are given, by value.
-type Pins = std::collections::BTreeMap<ValueId, f64>;
+type Pins = BTreeMap<ValueId, f64>;
 
 /// What an input of a node has to be.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,10 +56,19 @@ fn want(op: &Op, input: usize) -> Want {
             Range::Full => Want::Full,
             Range::Reduced => Want::Reduced,
         },
-        Op::Linear { .. } | Op::Affine { .. } | Op::Weighted { .. } | Op::Mul => Want::Full,
-        Op::Smooth(_) | Op::Relu | Op::Clip { .. } | Op::LeakyRelu { .. } | Op::PRelu { .. } | Op::MaxPool(_) => {
-            Want::Reduced
-        }
+        Op::Real(f) if f.wants() == Range::Reduced => Want::Reduced,
+        Op::Linear { .. }
+        | Op::Affine { .. }
+        | Op::Weighted { .. }
+        | Op::Mul
+        | Op::MatMul(_)
+        | Op::Real(_) => Want::Full,
+        Op::Smooth(_)
+        | Op::Relu
+        | Op::Clip { .. }
+        | Op::LeakyRelu { .. }
+        | Op::PRelu { .. }
+        | Op::MaxPool(_) => Want::Reduced,
         _ => Want::Either,
     }
 }
@@ -107,8 +121,11 @@ fn compared(node: &Node, j: usize, peak: f64, n: usize) -> f64 {
         }
         // Differences from the ends of its pieces.
         Op::Smooth(_) => peak + Smooth::FARTHEST,
-        // Differences of two values.
-        Op::MaxPool(_) => 2.0 * peak,
+        // Differences of two values, or from the end of what calibration saw.
+        Op::MaxPool(_) | Op::Real(Real::Softmax { .. }) => 2.0 * peak,
+        Op::Real(Real::InverseRoot { summand } | Real::Reciprocal { summand }) => {
+            2.1 * peak + 2.0 * f64::from(*summand)
+        }
         _ => peak,
     }
 }
@@ -122,11 +139,22 @@ impl Scales {
     /// Names the value that needs more room than there is.
     pub fn solve(graph: &Graph, peaks: &[f64], bounds: &Bounds, margin: f64, cap: f64) -> Result<Self> {
         let mut pins = Pins::new();
+        let mut all_ranged = BTreeMap::new();
         // What a stage yields may have a scale that follows from those of its inputs.
         for (i, node) in graph.nodes.iter().enumerate() {
             let stage = match &node.op {
                 Op::Detect(stage) => stage,
-                Op::Mul => {
+                Op::Real(function) => {
+                    let scales = Self::pinned(graph, peaks, bounds, margin, cap, &pins)?;
+                    let v = node.inputs[0];
+                    let ranged =
+                        Self::ranged(*function, [peaks[v], peaks[i + 1]], margin, scales.scale[i + 1]);
+                    let scale = ranged.scale(bounds, graph.len(v), scales.scale[v]);
+                    pins.insert(i + 1, scale.map_err(|e| Error::Range(format!("{}: {e}", node.name)))?);
+                    all_ranged.insert(i, ranged);
+                    continue;
+                }
+                Op::Mul | Op::MatMul(_) => {
                     let scales = Self::pinned(graph, peaks, bounds, margin, cap, &pins)?;
                     let factors = scales.scale[node.inputs[0]] * scales.scale[node.inputs[1]];
                     let times = (bounds.divisor as f64 * scales.scale[i + 1] / factors).floor().max(1.0);
@@ -147,7 +175,13 @@ impl Scales {
             };
             pins.insert(i + 1, pin);
         }
-        Self::pinned(graph, peaks, bounds, margin, cap, &pins)
+        let scales = Self::pinned(graph, peaks, bounds, margin, cap, &pins)?;
+        Ok(Self { ranged: all_ranged, ..scales })
+    }
+
+    /// A function of the program, asked for at nine tenths of the scale that has room: its own is a little off.
+    pub fn ranged(function: Real, peaks: [f64; 2], margin: f64, scale: f64) -> Ranged {
+        Ranged::new(function, peaks, margin, 0.9 * scale)
     }
 
     /// The same, with some scales given.
@@ -168,7 +202,7 @@ impl Scales {
             let out = i + 1;
             match &node.op {
                 Op::Linear { .. } | Op::Affine { .. } | Op::PRelu { .. } | Op::Smooth(_) => {}
-                Op::Mul => products.add(&node.inputs, out),
+                Op::Mul | Op::MatMul(_) | Op::Real(_) => products.add(&node.inputs, out),
                 Op::Detect(Stage::TopAnchors { .. }) => _ = groups.tie(node.inputs[1], out, 1.0),
                 Op::Detect(Stage::KeepFirst { .. }) => _ = groups.tie(node.inputs[0], out, 1.0),
                 Op::Detect(_) => {}
@@ -230,7 +264,7 @@ impl Scales {
             )));
         }
         let headroom = (0..values).map(|v| room[v] / scale[v]).collect();
-        Ok(Self { scale, range, lifted, requantised, headroom })
+        Ok(Self { scale, range, lifted, requantised, headroom, ranged: BTreeMap::new() })
     }
 }
 
@@ -250,7 +284,8 @@ fn rooms(graph: &Graph, peaks: &[f64], bounds: &Bounds, range: &[Range], lifted:
     for (i, node) in graph.nodes.iter().enumerate() {
         for (j, &v) in node.inputs.iter().enumerate() {
             let want = want(&node.op, j);
-            if want == Want::Reduced || range[i + 1] == Range::Reduced && want == Want::Either {
+            let compares = want == Want::Reduced || matches!(node.op, Op::Real(_));
+            if compares || range[i + 1] == Range::Reduced && want == Want::Either {
                 reduced(v, compared(node, j, peaks[v], graph.len(v)));
             }
         }
@@ -332,9 +367,8 @@ impl Products {
     fn may_tie(&self, groups: &Groups, a: ValueId, b: ValueId) -> bool {
         let roots = [groups.find(a).0, groups.find(b).0];
         let has = |of: &[ValueId], root: usize| of.iter().any(|&v| groups.find(v).0 == root);
-        let clash = |p: usize, q: usize| {
-            has(&self.products, p) && (has(&self.products, q) || has(&self.factors, q))
-        };
+        let clash =
+            |p: usize, q: usize| has(&self.products, p) && (has(&self.products, q) || has(&self.factors, q));
         roots[0] == roots[1] || !clash(roots[0], roots[1]) && !clash(roots[1], roots[0])
     }
 }

@@ -129,7 +129,11 @@ impl Smooth {
         let close = |x: f64, far: f64| (end(x) - end(far)).abs() <= 0.4 * tolerance;
         // From far away towards zero for as long as it is level or straight.
         let from = |far: f64, level: &dyn Fn(f64) -> bool| {
-            (0..=256).map(|i| far * f64::from(256 - i) / 256.0).take_while(|x| level(*x)).last().unwrap_or(far)
+            (0..=256)
+                .map(|i| far * f64::from(256 - i) / 256.0)
+                .take_while(|x| level(*x))
+                .last()
+                .unwrap_or(far)
         };
         let (lo, hi) = match self {
             Self::HardSwish => (-3.0, 3.0),
@@ -202,7 +206,9 @@ mod tests {
     #[test]
     fn values_are_known() {
         // To nine places, from tables.
-        for (x, y) in [(0.0, 0.0), (0.5, 0.520_499_878), (1.0, 0.842_700_793), (2.0, 0.995_322_265), (4.3, 1.0)] {
+        for (x, y) in
+            [(0.0, 0.0), (0.5, 0.520_499_878), (1.0, 0.842_700_793), (2.0, 0.995_322_265), (4.3, 1.0)]
+        {
             assert!((erf(x) - y).abs() < 2e-9 && (erf(-x) + y).abs() < 2e-9, "erf {x}");
         }
         assert!((Smooth::Gelu.value(1.0) - 0.841_344_746).abs() < 1e-9);

@@ -157,7 +157,7 @@ fn files_survive_a_round_trip_and_refuse_damage() {
     assert!(Prepared::from_bytes(&damaged).unwrap_err().to_string().contains("finite"));
     // Numbers of the header changed, of equal length.
     let text = String::from_utf8_lossy(&bytes[..4000]).into_owned();
-    for (from, to) in [("64", "99"), ("[1,", "[7,"), ("\\\"version\\\":3", "\\\"version\\\":9")] {
+    for (from, to) in [("64", "99"), ("[1,", "[7,"), ("\\\"version\\\":4", "\\\"version\\\":9")] {
         let at = text.find(from).expect("in the header");
         let mut damaged = bytes.clone();
         damaged[at..at + from.len()].copy_from_slice(to.as_bytes());

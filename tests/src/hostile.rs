@@ -213,7 +213,8 @@ fn smooth_or_mul(d: &mut Decisions<'_>, p: &Program) -> Option<Layer> {
     }
     let x = register(d, p, Kind::Full);
     let shape = p.shape(x).to_vec();
-    let same = (0..=p.layers.len() as Register).filter(|&r| p.shape(r) == shape && p.kind(r).serves(Kind::Full));
+    let same =
+        (0..=p.layers.len() as Register).filter(|&r| p.shape(r) == shape && p.kind(r).serves(Kind::Full));
     let same: Vec<Register> = same.collect();
     let y = if same.is_empty() { x } else { d.one_of(&same) };
     new(Instruction::Mul { factor: d.number() }, &[x, y], shape, Range::Reduced, p.scale(x))
@@ -225,7 +226,13 @@ fn looked_at(d: &mut Decisions<'_>, p: &Program) -> Option<Layer> {
     if d.below(2) == 0 {
         let stride = 1 + d.below(4);
         let shape = vec![len(p.shape(x)).div_ceil(stride)];
-        return new(Instruction::Sample { stride }, &[x], shape, Range::Reduced, p.scale(x));
+        return new(
+            Instruction::Sample { stride, shift: d.number(), factor: d.number() },
+            &[x],
+            shape,
+            Range::Reduced,
+            p.scale(x),
+        );
     }
     let inputs: Vec<Register> = (0..1 + d.below(3)).map(|_| register(d, p, Kind::Reduced)).collect();
     new(Instruction::Outside, &inputs, vec![inputs.len()], Range::Full, 1.0)

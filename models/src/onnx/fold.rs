@@ -11,13 +11,13 @@ pub(super) fn folded(call: &Call<'_>, inputs: &[&Array]) -> Option<Reason<Array>
     let x = inputs[0];
     Some(match (call.op, inputs) {
         (
-            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Mod" | "Equal" | "Less" | "Greater" | "LessOrEqual"
-            | "GreaterOrEqual" | "And" | "Or",
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Mod" | "Equal" | "Less" | "Greater"
+            | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or",
             [x, y],
         ) => binary(call.op, x, y),
         (
-            "Neg" | "Abs" | "Sqrt" | "Exp" | "Log" | "Floor" | "Ceil" | "Round" | "Not" | "Reciprocal" | "Sigmoid" | "Tanh"
-            | "Relu" | "Sin" | "Cos",
+            "Neg" | "Abs" | "Sqrt" | "Exp" | "Log" | "Floor" | "Ceil" | "Round" | "Not" | "Reciprocal"
+            | "Sigmoid" | "Tanh" | "Relu" | "Sin" | "Cos",
             [x],
         ) => unary(call.op, x),
         ("Where", [c, x, y]) => choose(c, x, y),
@@ -154,12 +154,15 @@ fn choose(c: &Array, x: &Array, y: &Array) -> Reason<Array> {
     let c_values = c.integers().ok_or("its condition is not of truth values")?;
     let first = |i: usize| c_values[broadcast_at(i, &dims, &c.dims)] != 0;
     if let (Some(p), Some(q)) = (x.integers(), y.integers()) {
-        let pick = |i| if first(i) { p[broadcast_at(i, &dims, &x.dims)] } else { q[broadcast_at(i, &dims, &y.dims)] };
+        let pick = |i| {
+            if first(i) { p[broadcast_at(i, &dims, &x.dims)] } else { q[broadcast_at(i, &dims, &y.dims)] }
+        };
         let data = Data::Ints((0..n).map(pick).collect());
         return Ok(Array { dims, data });
     }
     let (p, q) = (x.floats(), y.floats());
-    let pick = |i| if first(i) { p[broadcast_at(i, &dims, &x.dims)] } else { q[broadcast_at(i, &dims, &y.dims)] };
+    let pick =
+        |i| if first(i) { p[broadcast_at(i, &dims, &x.dims)] } else { q[broadcast_at(i, &dims, &y.dims)] };
     let data = Data::Floats((0..n).map(pick).collect());
     Ok(Array { dims, data })
 }
@@ -312,7 +315,8 @@ fn concat(call: &Call<'_>, inputs: &[&Array]) -> Reason<Array> {
     let inner: usize = dims[axis + 1..].iter().product();
     let pieces = |o: usize| inputs.iter().map(move |x| (x, o * x.dims[axis] * inner, x.dims[axis] * inner));
     let data = if inputs.iter().all(|x| x.integers().is_some()) {
-        let part = |(x, from, n): (&&Array, usize, usize)| x.integers().unwrap_or(&[])[from..from + n].to_vec();
+        let part =
+            |(x, from, n): (&&Array, usize, usize)| x.integers().unwrap_or(&[])[from..from + n].to_vec();
         Data::Ints((0..outer).flat_map(pieces).flat_map(part).collect())
     } else {
         let part = |(x, from, n): (&&Array, usize, usize)| x.floats()[from..from + n].to_vec();

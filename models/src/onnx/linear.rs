@@ -4,8 +4,9 @@ use sharelens_ops::layers::ConvTranspose;
 use sharelens_protocol::ring::kernel::Conv;
 
 use super::attributes::{Frame, Reason};
+use super::movement::reshape;
 use super::tensor::Array;
-use super::{Call, Handled, Importer, Known};
+use super::{Call, Handled, Importer, Known, normal};
 use crate::arrange::Arrange;
 use crate::graph::{Op, Parameters, conv_fits};
 
@@ -193,13 +194,46 @@ pub(super) fn gemm(net: &mut Importer, call: &Call<'_>) -> Handled {
 }
 
 pub(super) fn mat_mul(net: &mut Importer, call: &Call<'_>) -> Handled {
-    let x = call.value(0)?;
+    let computed = |i: usize| matches!(call.inputs.get(i), Some(Some(Known::Value(_))));
+    let stacked = |i: usize| call.constant(i).is_ok_and(|c| c.dims.len() != 2);
+    if computed(0) && computed(1) {
+        return normal::mat_mul(net, &call.value(0)?, &call.value(1)?);
+    }
+    if !computed(0) || stacked(1) {
+        // A constant on the left, or a stack of them: as if it were computed.
+        let side = |i: usize, net: &mut Importer| match call.constant(i) {
+            Ok(c) => net.known_value(c),
+            Err(_) => call.value(i),
+        };
+        let (x, y) = (side(0, net)?, side(1, net)?);
+        return normal::mat_mul(net, &x, &y);
+    }
+    let mut x = call.value(0)?;
     let b = call.constant(1)?;
     let [b_k, cols] = b.dims[..] else {
-        return Err(format!("weights of shape {:?} are not supported, only matrices", b.dims));
+        return Err(format!("weights of shape {:?} are not supported", b.dims));
     };
-    if x.dims.is_empty() || x.dims.len() == 4 {
+    if x.dims.is_empty() {
         return Err(format!("an input of shape {:?} is not supported", x.dims));
+    }
+    if let [n, c, h, w] = x.dims[..] {
+        let Known::Value(rows) = reshape(net, &x, vec![n * c * h, w])? else {
+            return Err("it is no value".into());
+        };
+        x = rows;
+        let dims = vec![n, c, h, cols];
+        let y = dense(
+            net,
+            x.id,
+            &b.floats(),
+            [n * c * h, w, b_k, cols],
+            false,
+            1.0,
+            vec![0.0; cols],
+            vec![n * c * h, cols],
+        )?;
+        let Known::Value(y) = y else { return Err("it is no value".into()) };
+        return reshape(net, &y, dims);
     }
     let (k, outer) = x.dims.split_last().ok_or("its input is a scalar")?;
     let rows = outer.iter().product();

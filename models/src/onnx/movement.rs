@@ -81,7 +81,9 @@ pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
             let wanted = call.list("shape", 1)?.ok_or("its shape is missing")?;
             let wanted: Reason<Vec<usize>> = wanted
                 .iter()
-                .map(|&d| usize::try_from(d).ok().filter(|d| *d > 0).ok_or_else(|| format!("shape {wanted:?}")))
+                .map(|&d| {
+                    usize::try_from(d).ok().filter(|d| *d > 0).ok_or_else(|| format!("shape {wanted:?}"))
+                })
                 .collect();
             let dims = broadcast(&x.dims, &wanted?).ok_or("it does not spread over its shape")?;
             expand(net, &x, dims).map(Known::Value)
@@ -94,7 +96,8 @@ pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
             }
             for (axis, &times) in times.iter().enumerate().filter(|(_, t)| **t > 1) {
                 let d = x.dims[axis];
-                let total = d.checked_mul(times as usize).filter(|n| *n <= MAX_ELEMENTS).ok_or("it is too large")?;
+                let total =
+                    d.checked_mul(times as usize).filter(|n| *n <= MAX_ELEMENTS).ok_or("it is too large")?;
                 let mut dims = x.dims.clone();
                 dims[axis] = total;
                 x = select(net, &x, axis, (0..total).map(|i| (i % d) as u32).collect(), dims)?;
@@ -105,7 +108,11 @@ pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
             let (x, [n, c, h, w]) = call.map(0)?;
             let b = usize::try_from(call.attributes.int("blocksize", 0)).unwrap_or(0);
             let space = call.op == "DepthToSpace";
-            let fits = if space { c.is_multiple_of((b * b).max(1)) } else { h.is_multiple_of(b.max(1)) && w.is_multiple_of(b.max(1)) };
+            let fits = if space {
+                c.is_multiple_of((b * b).max(1))
+            } else {
+                h.is_multiple_of(b.max(1)) && w.is_multiple_of(b.max(1))
+            };
             if !(1..1 << 10).contains(&b) || !fits {
                 return Err(format!("blocks of {b} in {:?}", x.dims));
             }
@@ -129,6 +136,16 @@ pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
             let x = transpose(net, &x, &permutation)?;
             reshape(net, &x, dims)
         }
+        // Floats like computed values, which are floats.
+        "CastLike" => match call.inputs.first() {
+            Some(Some(Known::Constant(c))) => {
+                Ok(Known::Constant(Array { dims: c.dims.clone(), data: Data::Floats(c.floats()) }))
+            }
+            _ => match call.constant(1) {
+                Ok(like) if like.integers().is_some() => Err("to integers is not supported".into()),
+                _ => call.value(0).map(Known::Value),
+            },
+        },
         "Cast" => {
             let x = call.value(0)?;
             let index = x.finish.as_ref().is_some_and(|f| f.function == Function::ArgMax);
@@ -199,12 +216,16 @@ pub(super) fn split(net: &mut Importer, call: &Call<'_>, outputs: usize) -> Reas
             .collect::<Reason<Vec<_>>>()?,
         None => {
             // All alike, but for the last.
-            let count = usize::try_from(call.attributes.int("num_outputs", outputs as i64)).unwrap_or(0).max(1);
+            let count =
+                usize::try_from(call.attributes.int("num_outputs", outputs as i64)).unwrap_or(0).max(1);
             let size = d.div_ceil(count);
             (0..count).map(|i| size.min(d.saturating_sub(i * size))).collect()
         }
     };
-    if sizes.len() != outputs || sizes.iter().try_fold(0usize, |a, n| a.checked_add(*n)) != Some(d) || sizes.contains(&0) {
+    if sizes.len() != outputs
+        || sizes.iter().try_fold(0usize, |a, n| a.checked_add(*n)) != Some(d)
+        || sizes.contains(&0)
+    {
         return Err(format!("{d} in {outputs} parts of {sizes:?}"));
     }
     let mut from = 0;
@@ -462,6 +483,14 @@ pub(super) fn fold(call: &Call<'_>) -> Option<Reason<Array>> {
     let rank = x.dims.len();
     Some(match call.op {
         "Identity" | "Dropout" => Ok(x.clone()),
+        // To what the other one is of; numbers stay as they are unless they become whole.
+        "CastLike" => match (&x.data, &constants[constants.len() - 1].data) {
+            (Data::Floats(_), Data::Ints(_)) => Err("of floats to integers is not supported".into()),
+            (Data::Ints(_), Data::Floats(_)) => {
+                Ok(Array { dims: x.dims.clone(), data: Data::Floats(x.floats()) })
+            }
+            _ => Ok(x.clone()),
+        },
         "Cast" => Ok(match (call.attributes.int("to", 1), &x.data) {
             (6 | 7, Data::Floats(v)) => {
                 Array { dims: x.dims.clone(), data: Data::Ints(v.iter().map(|&v| v as i64).collect()) }
@@ -511,7 +540,13 @@ fn reshaped(call: &Call<'_>, x: &Array) -> Reason<Array> {
             }
         },
         "Reshape" => resolve(&x.dims, &call.list("shape", 1)?.ok_or("its shape is missing")?, false)?,
-        _ => return Err("flattening a constant is not supported".into()),
+        _ => {
+            let axis = match call.attributes.int("axis", 1) {
+                a if a == rank as i64 => rank,
+                a => axis_of(a, rank)?,
+            };
+            vec![x.dims[..axis].iter().product(), x.dims[axis..].iter().product()]
+        }
     };
     if product(&dims) != product(&x.dims) || dims.len() > MAX_RANK {
         return Err(format!("from {:?} to {dims:?}", x.dims));

@@ -2,7 +2,7 @@
 
 use super::attributes::Reason;
 use super::tensor::Array;
-use super::{Call, Handled, Importer, Known, Value, movement, smooth, storage, storage_axes};
+use super::{Call, Handled, Importer, Known, Value, movement, normal, smooth, storage, storage_axes};
 use crate::arrange::Arrange;
 use crate::graph::{Op, Parameters, elements};
 use sharelens_ops::layers::Select;
@@ -131,12 +131,24 @@ pub(super) fn arithmetic(net: &mut Importer, call: &Call<'_>) -> Handled {
                 // The one that the other is made of has the lower number.
                 let x = if x.id < y.id { x } else { y };
                 let y = net.push(Op::Smooth(f), &[x.id], x.dims)?;
-                return if factor == 1.0 { Ok(Known::Value(y)) } else { net.affine_of(&y, factor, 0.0).map(Known::Value) };
+                return if factor == 1.0 {
+                    Ok(Known::Value(y))
+                } else {
+                    net.affine_of(&y, factor, 0.0).map(Known::Value)
+                };
             }
             let (x, y) = broadcast(net, x, y)?;
             net.push(Op::Mul, &[x.id, y.id], x.dims).map(Known::Value)
         }
-        ("Div", Ok(_), Ok(_)) => Err("by a computed value is not supported".into()),
+        ("Div", Ok(x), Ok(y)) => {
+            let y = normal::inverse(net, y)?;
+            let (x, y) = broadcast(net, x, y)?;
+            net.push(Op::Mul, &[x.id, y.id], x.dims).map(Known::Value)
+        }
+        ("Div", Err(_), Ok(y)) => {
+            let y = normal::inverse(net, y)?;
+            scaled(net, &y, call.constant(0)?, false)
+        }
         _ => Err("a constant divided by a computed value".into()),
     }
 }
@@ -157,6 +169,24 @@ impl Importer {
         let zeros = self.push(Op::Arrange(Arrange::Select(zeros)), &[one], dims)?;
         match affine_by(self, &zeros, 1.0, Some(constant))? {
             Known::Value(v) => Ok(Value { dims: constant.dims.clone(), ..v }),
+            _ => Err("it is no value".into()),
+        }
+    }
+
+    /// `scale * x + shift`, each spread over the value.
+    pub(super) fn scaled_and_shifted(
+        &mut self,
+        x: &Value,
+        scale: Option<&Array>,
+        shift: Option<&Array>,
+    ) -> Reason<Value> {
+        let one = |c: Option<&Array>, net: &mut Self, or: f32| match c {
+            Some(c) => spread(net, c, &x.dims),
+            None => Ok(vec![or]),
+        };
+        let (weight, bias) = (one(scale, self, 1.0)?, one(shift, self, 0.0)?);
+        match affine(self, x, weight, bias)? {
+            Known::Value(v) => Ok(v),
             _ => Err("it is no value".into()),
         }
     }
@@ -233,7 +263,8 @@ pub(super) fn many(net: &mut Importer, call: &Call<'_>) -> Handled {
 
 /// Repeats either value along axes where it has one position and the other more, or fewer axes.
 fn broadcast(net: &mut Importer, x: Value, y: Value) -> Reason<(Value, Value)> {
-    let dims = movement::broadcast(&x.dims, &y.dims).ok_or_else(|| format!("shapes {:?} and {:?}", x.dims, y.dims))?;
+    let dims = movement::broadcast(&x.dims, &y.dims)
+        .ok_or_else(|| format!("shapes {:?} and {:?}", x.dims, y.dims))?;
     let x = movement::expand(net, &x, dims.clone())?;
     Ok((x, movement::expand(net, &y, dims)?))
 }

@@ -4,7 +4,7 @@ use sharelens_ops::layers::{MaxPool, Window};
 
 use super::attributes::Frame;
 use super::movement::{reshape, transpose};
-use super::{Call, Handled, Importer, Known, axis_of};
+use super::{Call, Handled, Importer, Known, Value, axis_of};
 use crate::graph::{Op, Taps};
 
 fn window(frame: &Frame, axis: usize, input: usize) -> Window {
@@ -122,6 +122,31 @@ pub(super) fn reduce(net: &mut Importer, call: &Call<'_>) -> Handled {
         };
         (rows, [outer, count, 1, 1], vec![outer, 1, 1, 1])
     };
+    let y = whole_maps(net, &map, [n, h, w, c], call.op, out)?;
+    reshape(net, &y, dims)
+}
+
+/// Mean and the like of each row of `[rows, width]`, as `[rows, 1]`.
+pub(super) fn along_rows(net: &mut Importer, x: &Value, op: &str) -> Result<Value, String> {
+    let [rows, width] = x.dims[..] else { return Err(format!("{:?} is no matrix", x.dims)) };
+    let Known::Value(map) = reshape(net, x, vec![rows, 1, width, 1])? else {
+        return Err("it is no value".into());
+    };
+    let y = whole_maps(net, &map, [rows, width, 1, 1], op, vec![rows, 1, 1, 1])?;
+    match reshape(net, &y, vec![rows, 1])? {
+        Known::Value(y) => Ok(y),
+        _ => Err("it is no value".into()),
+    }
+}
+
+/// Mean and the like of whole maps `[n, h, w, c]`.
+fn whole_maps(
+    net: &mut Importer,
+    map: &Value,
+    [n, h, w, c]: [usize; 4],
+    op: &str,
+    out: Vec<usize>,
+) -> Result<Value, String> {
     let whole = |input| Window { input, kernel: input, stride: 1, dilation: 1, before: 0, output: 1 };
     let (rows, columns) = (whole(h), whole(w));
     if !rows.is_valid() || !columns.is_valid() {
@@ -132,18 +157,19 @@ pub(super) fn reduce(net: &mut Importer, call: &Call<'_>) -> Handled {
         entries: vec![(0..window.input as u32).map(|i| (i, 1.0)).collect()],
     };
     let pool = || Op::MaxPool(MaxPool { n, c, rows, columns });
-    let y = match call.op {
-        "ReduceMax" => net.push(pool(), &[map.id], out)?,
+    match op {
+        "ReduceMax" => net.push(pool(), &[map.id], out),
         "ReduceMin" => {
-            let negative = net.affine_of(&map, -1.0, 0.0)?;
+            let negative = net.affine_of(map, -1.0, 0.0)?;
             let y = net.push(pool(), &[negative.id], out)?;
-            net.affine_of(&y, -1.0, 0.0)?
+            net.affine_of(&y, -1.0, 0.0)
         }
-        "ReduceSum" => net.push(Op::Weighted { rows: total(&rows), columns: total(&columns) }, &[map.id], out)?,
+        "ReduceSum" => {
+            net.push(Op::Weighted { rows: total(&rows), columns: total(&columns) }, &[map.id], out)
+        }
         _ => {
             let (rows, columns) = (averages(&rows, 0, false), averages(&columns, 0, false));
-            net.push(Op::Weighted { rows, columns }, &[map.id], out)?
+            net.push(Op::Weighted { rows, columns }, &[map.id], out)
         }
-    };
-    reshape(net, &y, dims)
+    }
 }

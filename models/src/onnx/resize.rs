@@ -105,7 +105,9 @@ pub(super) fn resize(net: &mut Importer, call: &Call<'_>) -> Handled {
     }
     // Whether corners of the fractional or of the whole size are meant, runtimes do not agree.
     let fraction = |axis: usize| (dims[axis] as f64 * scales[axis] - sizes[axis] as f64).abs() > 1e-3;
-    if a.string("coordinate_transformation_mode", "half_pixel") == "align_corners" && (fraction(2) || fraction(3)) {
+    if a.string("coordinate_transformation_mode", "half_pixel") == "align_corners"
+        && (fraction(2) || fraction(3))
+    {
         return Err("aligned corners of a size that is no whole number are not supported".into());
     }
     if sizes[..2] != dims[..2] || sizes.contains(&0) {

@@ -1,7 +1,7 @@
 //! Smooth functions, and the chains of nodes that exporters write for them.
 
 use super::attributes::Reason;
-use super::{Call, Handled, Importer, Known, Value};
+use super::{Call, Handled, Importer, Known, Value, normal};
 use crate::finish::{Finish, Function};
 use crate::graph::{Op, ValueId};
 use crate::smooth::Smooth;
@@ -78,9 +78,7 @@ pub(super) fn silu(net: &mut Importer, inputs: &[Option<Known>]) -> Option<Reaso
 pub(super) fn applied(net: &mut Importer, value: &Value, finish: &Finish) -> Reason<Value> {
     match finish.function {
         Function::Sigmoid => net.push(Op::Smooth(Smooth::Sigmoid), &[value.id], value.dims.clone()),
-        _ => Err("it reads the result of a softmax or of an index of the largest, which are supported only at the end of a \
-                  network, where they are left to the client"
-            .into()),
+        _ => normal::softmax(net, value, finish),
     }
 }
 
