@@ -26,12 +26,14 @@ warnings.filterwarnings("ignore")
 def torchvision_networks():
     import torchvision.models as m
 
-    small = "alexnet densenet121 efficientnet_b0 efficientnet_v2_s googlenet mnasnet1_0 mobilenet_v2 mobilenet_v3_small " \
+    for name in ("alexnet", "vgg11_bn"):
+        yield name, lambda name=name: getattr(m, name)(weights=None), (3, 224, 224)
+    small = "densenet121 efficientnet_b0 efficientnet_v2_s googlenet mnasnet1_0 mobilenet_v2 mobilenet_v3_small " \
         "mobilenet_v3_large regnet_y_400mf regnet_x_400mf resnet18 resnet50 resnext50_32x4d shufflenet_v2_x1_0 " \
-        "squeezenet1_1 vgg11_bn wide_resnet50_2 convnext_tiny"
+        "squeezenet1_1 wide_resnet50_2 convnext_tiny"
     for name in small.split():
         yield name, lambda name=name: getattr(m, name)(weights=None), (3, 64, 64)
-    yield "inception_v3", lambda: m.inception_v3(weights=None, init_weights=False), (3, 128, 128)
+    yield "inception_v3", lambda: m.inception_v3(weights=None, init_weights=False), (3, 192, 192)
     yield "vit_b_16", lambda: m.vit_b_16(weights=None, image_size=64), (3, 64, 64)
     yield "swin_t", lambda: m.swin_t(weights=None), (3, 64, 64)
     for name in ("fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"):
@@ -76,7 +78,7 @@ def monai_networks():
     yield "monai_segresnet", lambda: n.SegResNet(spatial_dims=2, in_channels=1, out_channels=2, init_filters=8), (1, 64, 64)
     yield "monai_attentionunet", lambda: n.AttentionUnet(**two, out_channels=2, channels=(8, 16, 32), strides=(2, 2)), (1, 64, 64)
     yield "monai_vnet", lambda: n.VNet(spatial_dims=2, in_channels=1, out_channels=2), (1, 64, 64)
-    yield "monai_autoencoder", lambda: n.AutoEncoder(**unet), (1, 64, 64)
+    yield "monai_autoencoder", lambda: n.AutoEncoder(**dict(unet, strides=(2, 2, 2))), (1, 64, 64)
     yield "monai_dynunet", lambda: n.DynUNet(
         **two, out_channels=2, kernel_size=(3, 3, 3), strides=(1, 2, 2), upsample_kernel_size=(2, 2), filters=(8, 16, 32)), (1, 64, 64)
     yield "monai_vit", lambda: n.ViT(
@@ -147,6 +149,11 @@ def lines(folder, only, exporters):
             torch.manual_seed(7)
             try:
                 net = build()
+                with torch.no_grad():
+                    for p in net.parameters():
+                        # Some start with zeros, and would yield nothing else.
+                        if not p.any():
+                            p.normal_(0, 0.02)
                 pictures = torch.rand(8, *shape)
                 # Statistics of batch normalisation from pictures, as after training.
                 net.train()
@@ -184,6 +191,8 @@ def main():
     parser.add_argument("--exporter", choices=["torchscript", "dynamo"], help="only this one")
     parser.add_argument("--markdown", help="where to write the table")
     args = parser.parse_args()
+    # The exporter knows attention only as its parts.
+    torch.backends.mha.set_fastpath_enabled(False)
     exporters = [args.exporter] if args.exporter else ["torchscript", "dynamo"]
     build = ["cargo", "build", "--quiet", "--release", "-p", "sharelens-models", "--example", "cases"]
     subprocess.run(build, check=True)

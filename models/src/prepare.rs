@@ -158,7 +158,12 @@ pub fn prepare(model: &Model, samples: &[Vec<f32>], options: &Options) -> Result
     // Outputs that hardly differ must keep their ranking, too; where no ring does that, the usual tolerance has to do.
     let spread = spread(&expected);
     let close = options.tolerance.min(RELATIVE * options.tolerance * spread);
-    let goals = if close < options.tolerance { vec![close, options.tolerance] } else { vec![close] };
+    let mut goals = if close < options.tolerance { vec![close, options.tolerance] } else { vec![close] };
+    // Numbers that are far apart need not be as exact: a quarter of one per cent, where nothing more exact is to be had.
+    let wide = LEAST_RELATIVE * options.tolerance * spread;
+    if spread.is_finite() && wide > options.tolerance && options.arithmetic.is_none() {
+        goals.push(wide);
+    }
     let smooths = graph.nodes.iter().any(|n| matches!(n.op, Op::Smooth(_)));
     let smooths = if smooths { &SMOOTH[..] } else { &SMOOTH[SMOOTH.len() - 1..] };
     let tries = goals
@@ -203,6 +208,9 @@ pub fn prepare(model: &Model, samples: &[Vec<f32>], options: &Options) -> Result
 
 /// How many times the tolerance an error may be, as a share of an output's spread: one per cent at the usual tolerance.
 const RELATIVE: f64 = 2.5;
+
+/// The same where no ring is more exact.
+const LEAST_RELATIVE: f64 = RELATIVE / 4.0;
 
 /// How far the numbers of one output of one picture are apart: of the output for which that is least. Infinite where none
 /// has several.

@@ -90,7 +90,7 @@ impl Real {
         };
         let hi = margin * x + f64::from(summand);
         // Never below what is added to something that is not negative.
-        let least = least.max(0.99 * f64::from(summand)).min(hi / 1.5);
+        let least = least.max(0.99 * f64::from(summand)).min(hi / 2.0);
         Some([least, hi])
     }
 }
@@ -141,14 +141,15 @@ impl Ranged {
         x: Argument<E>,
         scale: f64,
     ) -> Result<Number<E, Reduced>> {
-        let [lo, hi] = self.range;
+        // Coarser than this an argument says nothing, and what is smaller counts as this.
+        let [lo, hi] = [self.range[0].max(LEAST / scale), self.range[1]];
         match (self.function, x) {
             (Real::InverseRoot { summand }, Argument::Full(x)) => {
-                let x = above::<E>(e, scope, x, scale, summand, hi)?;
+                let x = at_least::<E>(e, scope, x, scale, summand, [lo, hi]).await?;
                 real::rsqrt(e, scope, &x, lo, hi, self.wanted).await
             }
             (Real::Reciprocal { summand }, Argument::Full(x)) => {
-                let x = above::<E>(e, scope, x, scale, summand, hi)?;
+                let x = at_least::<E>(e, scope, x, scale, summand, [lo, hi]).await?;
                 real::reciprocal(e, scope, &x, lo, hi, self.wanted).await
             }
             (Real::Softmax { width }, Argument::Reduced(x)) => {
@@ -182,17 +183,22 @@ pub enum Argument<E: Engine> {
     Reduced(E::V<Reduced>),
 }
 
-/// x + summand, known to be at most `hi`.
-fn above<E: Engine>(
+/// Least argument of a root or a quotient, in units of its scale.
+const LEAST: f64 = 64.0;
+
+/// max(x + summand, lo), known to be at most `hi`. Below `lo` a function would yield numbers without meaning.
+async fn at_least<E: Engine>(
     e: &mut E,
-    scope: &Scope,
+    scope: &mut Scope,
     x: E::V<Full>,
     scale: f64,
     summand: f32,
-    hi: f64,
+    [lo, hi]: [f64; 2],
 ) -> Result<Number<E, Full>> {
-    let x = Number::<E, Full>::new(scope, x, scale, hi)?;
-    Ok(x.add_public(e, scope, &[summand.into()])?.within(hi))
+    let x = Number::<E, Full>::new(scope, x, scale, hi)?.reduce(e, scope)?;
+    let above = x.add_public(e, scope, &[f64::from(summand) - lo])?;
+    let above = above.relu(e, scope).await?;
+    Ok(above.add_public(e, scope, &[lo])?.within(hi))
 }
 
 #[cfg(test)]

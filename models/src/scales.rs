@@ -105,7 +105,10 @@ impl IntegerSum {
 /// Weights times their smallest common denominator, or rounded to the largest allowed one.
 fn integers(taps: &Taps) -> (Axis, i64) {
     let weights = || taps.entries.iter().flatten().map(|&(_, w)| f64::from(w));
-    let exact = |d: i64| weights().all(|w| (w * d as f64 - (w * d as f64).round()).abs() < 1e-3);
+    // A weight that is not zero must not become zero: of many places each counts for little.
+    let close =
+        |w: f64, whole: f64| (w - whole).abs() < 1e-4 * whole.abs().max(1.0) && (whole != 0.0 || w == 0.0);
+    let exact = |d: i64| weights().all(|w| close(w * d as f64, (w * d as f64).round()));
     let d = (1..=MAX_DENOMINATOR).find(|&d| exact(d)).unwrap_or(MAX_DENOMINATOR);
     let whole = |&(i, w): &(u32, f32)| (i, (f64::from(w) * d as f64).round() as i64);
     let entries = taps.entries.iter().map(|e| e.iter().map(whole).collect()).collect();
@@ -426,5 +429,9 @@ mod tests {
         let taps = Taps { input: 4, entries: vec![vec![(0, 1.0 / 3.0), (1, 0.75)]] };
         let (axis, d) = integers(&taps);
         assert_eq!((axis.entries[0].as_slice(), d), (&[(0, 4), (1, 9)][..], 12));
+        // The mean of many places is no sum of zeros.
+        let many = Taps { input: 2048, entries: vec![(0..2048).map(|i| (i, 1.0 / 2048.0)).collect()] };
+        let (axis, d) = integers(&many);
+        assert!(d == 2048 && axis.entries[0].iter().all(|(_, w)| *w == 1), "{d}");
     }
 }

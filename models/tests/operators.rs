@@ -379,6 +379,14 @@ fn enlargements() {
             let b = map(13).floats("s", &[4], vec![1.0, 1.0, scales[0], scales[1]]);
             let attributes = [("mode", S("linear")), ("coordinate_transformation_mode", S(coordinates))];
             let b = b.node("Resize", &["x", "", "s"], "y", &attributes);
+            if coordinates == "align_corners" && scales[0] == 1.5 {
+                // Ten or ten and a half rows: runtimes do not agree.
+                let e = Model::from_bytes(&b.build(&["y"]), None)
+                    .expect_err("seven rows by one and a half")
+                    .to_string();
+                assert!(e.contains("aligned corners"), "{e}");
+                continue;
+            }
             compare_resize(&format!("Resize linear {coordinates}"), b, coordinates, None, size);
         }
     }

@@ -53,10 +53,11 @@ fn manifests_that_look_in_other_ways_are_refused() {
         change(&mut bad);
         assert!(bad.validate().is_err(), "{what}");
     };
-    spoil("a step of zero", &|m| m.program.layers[sample].op = Instruction::Sample { stride: 0 });
-    spoil("a step beyond the end", &|m| {
-        m.program.layers[sample].op = Instruction::Sample { stride: usize::MAX }
-    });
+    let looks = |stride, shift, factor| Instruction::Sample { stride, shift, factor };
+    spoil("a step of zero", &|m| m.program.layers[sample].op = looks(0, 0, 1));
+    spoil("a step beyond the end", &|m| m.program.layers[sample].op = looks(usize::MAX, 0, 1));
+    spoil("a factor of zero", &|m| m.program.layers[sample].op = looks(1, 0, 0));
+    spoil("a shift without end", &|m| m.program.layers[sample].op = looks(1, i64::MIN, 1));
     spoil("a sample of another length", &|m| m.program.layers[sample].shape[0] += 1);
     spoil("a count of nothing", &|m| m.program.layers[look].inputs.clear());
     spoil("fewer counts", &|m| m.program.layers[look].shape[0] += 1);

@@ -29,6 +29,7 @@ pub(super) fn folded(call: &Call<'_>, inputs: &[&Array]) -> Option<Reason<Array>
         ("Transpose", [_]) => transpose(call, x),
         ("Gather", [x, at]) => gather(call, x, at),
         ("Concat", _) => concat(call, inputs),
+        ("ScatterND", [x, at, values]) => scatter(call, x, at, values),
         ("ReduceProd" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceMean", _) => reduce(call, x),
         _ => return None,
     })
@@ -323,6 +324,41 @@ fn concat(call: &Call<'_>, inputs: &[&Array]) -> Reason<Array> {
         Data::Floats((0..outer).flat_map(pieces).flat_map(part).collect())
     };
     Ok(Array { dims, data })
+}
+
+/// The constant with some of its parts replaced.
+fn scatter(call: &Call<'_>, x: &Array, places: &Array, values: &Array) -> Reason<Array> {
+    if call.attributes.string("reduction", "none") != "none" {
+        return Err("adding to what is there is not supported".into());
+    }
+    let indices = places.integers().ok_or("its indices are not integers")?;
+    let depth = places
+        .dims
+        .last()
+        .copied()
+        .filter(|d| (1..=x.dims.len()).contains(d))
+        .ok_or("its indices have no axis")?;
+    let (outer, part) = (&x.dims[..depth], x.dims[depth..].iter().product::<usize>());
+    if len(values) != indices.len() / depth * part {
+        return Err(format!("{:?} at {:?} of {:?}", values.dims, places.dims, x.dims));
+    }
+    let mut out = x.clone();
+    for (i, index) in indices.chunks(depth).enumerate() {
+        let mut at = 0;
+        for (&v, &d) in index.iter().zip(outer) {
+            at = at * d + axis_of(v, d)?;
+        }
+        match (&mut out.data, &values.data) {
+            (Data::Ints(out), Data::Ints(v)) => {
+                out[at * part..][..part].copy_from_slice(&v[i * part..][..part])
+            }
+            (Data::Floats(out), Data::Floats(v)) => {
+                out[at * part..][..part].copy_from_slice(&v[i * part..][..part])
+            }
+            _ => return Err("its values are of another type".into()),
+        }
+    }
+    Ok(out)
 }
 
 fn reduce(call: &Call<'_>, x: &Array) -> Reason<Array> {

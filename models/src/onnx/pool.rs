@@ -116,23 +116,32 @@ pub(super) fn reduce(net: &mut Importer, call: &Call<'_>) -> Handled {
     } else {
         let order: Vec<usize> = kept.chain(axes.iter().copied()).collect();
         let outer = x.dims.iter().product::<usize>() / count.max(1);
+        let [a, b] = sides(count);
         let turned = transpose(net, &x, &order)?;
-        let Known::Value(rows) = reshape(net, &turned, vec![outer, 1, count, 1])? else {
+        let Known::Value(rows) = reshape(net, &turned, vec![outer, 1, a, b])? else {
             return Err("it is no value".into());
         };
-        (rows, [outer, count, 1, 1], vec![outer, 1, 1, 1])
+        (rows, [outer, a, b, 1], vec![outer, 1, 1, 1])
     };
     let y = whole_maps(net, &map, [n, h, w, c], call.op, out)?;
     reshape(net, &y, dims)
 }
 
+/// Rows and columns of as many numbers, as near to a square as they go: sums along two short axes take fewer steps than along
+/// a long one, and fractions of their lengths are whole numbers of small denominators.
+fn sides(count: usize) -> [usize; 2] {
+    let a = (1..=count.isqrt().max(1)).rev().find(|a| count.is_multiple_of(*a)).unwrap_or(1);
+    [count / a, a]
+}
+
 /// Mean and the like of each row of `[rows, width]`, as `[rows, 1]`.
 pub(super) fn along_rows(net: &mut Importer, x: &Value, op: &str) -> Result<Value, String> {
     let [rows, width] = x.dims[..] else { return Err(format!("{:?} is no matrix", x.dims)) };
-    let Known::Value(map) = reshape(net, x, vec![rows, 1, width, 1])? else {
+    let [a, b] = sides(width);
+    let Known::Value(map) = reshape(net, x, vec![rows, 1, a, b])? else {
         return Err("it is no value".into());
     };
-    let y = whole_maps(net, &map, [rows, width, 1, 1], op, vec![rows, 1, 1, 1])?;
+    let y = whole_maps(net, &map, [rows, a, b, 1], op, vec![rows, 1, 1, 1])?;
     match reshape(net, &y, vec![rows, 1])? {
         Known::Value(y) => Ok(y),
         _ => Err("it is no value".into()),
