@@ -273,17 +273,19 @@ impl Scales {
 
 /// By value: the largest scale at which it just fits.
 fn rooms(graph: &Graph, peaks: &[f64], bounds: &Bounds, range: &[Range], lifted: &[bool]) -> Vec<f64> {
+    // Half of it is what a run calls in range: roundings of what calibration saw must not push it out.
+    let half = (bounds.reduced as f64).min(1.98 * bounds.lift as f64);
     let mut room: Vec<f64> = (0..peaks.len())
         .map(|v| {
             let allowed = match (range[v], lifted[v]) {
-                (_, true) => bounds.lift,
-                (Range::Reduced, _) => bounds.reduced,
-                (Range::Full, _) => bounds.full,
+                (_, true) => bounds.lift as f64,
+                (Range::Reduced, _) => half,
+                (Range::Full, _) => bounds.full as f64,
             };
-            allowed as f64 / peaks[v].max(1e-6)
+            allowed / peaks[v].max(1e-6)
         })
         .collect();
-    let mut reduced = |v: ValueId, peak: f64| room[v] = room[v].min(bounds.reduced as f64 / peak.max(1e-6));
+    let mut reduced = |v: ValueId, peak: f64| room[v] = room[v].min(half / peak.max(1e-6));
     for (i, node) in graph.nodes.iter().enumerate() {
         for (j, &v) in node.inputs.iter().enumerate() {
             let want = want(&node.op, j);
