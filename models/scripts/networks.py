@@ -33,7 +33,7 @@ def torchvision_networks():
         "squeezenet1_1 wide_resnet50_2 convnext_tiny"
     for name in small.split():
         yield name, lambda name=name: getattr(m, name)(weights=None), (3, 64, 64)
-    yield "inception_v3", lambda: m.inception_v3(weights=None, init_weights=False), (3, 192, 192)
+    yield "inception_v3", lambda: m.inception_v3(weights=None, init_weights=False), (3, 299, 299)
     yield "vit_b_16", lambda: m.vit_b_16(weights=None, image_size=64), (3, 64, 64)
     yield "swin_t", lambda: m.swin_t(weights=None), (3, 64, 64)
     for name in ("fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"):
@@ -173,7 +173,7 @@ def lines(folder, only, exporters):
                     x = pictures[3:4].numpy()
                     outputs = session.run(None, {session.get_inputs()[0].name: x})
                 except Exception as e:
-                    yield None, f"{name} ({exporter}): {str(e).splitlines()[0][:200]}"
+                    yield None, f"{name} ({exporter}): {str(e).splitlines()[0].split('. ')[0][:200]}"
                     continue
                 flat = lambda a: [float(v) for v in numpy.asarray(a).ravel()]
                 yield {

@@ -218,7 +218,7 @@ fn moves(layer: &Layer) -> u64 {
         Instruction::Detect { stage, .. } => stage.moves().saturating_add(out),
         // Compared with the ends of all pieces at once.
         Instruction::Real(function) => match out.saturating_mul(function.pieces()) {
-            compared if compared <= MAX_MOVES => compared,
+            compared if compared <= MAX_ELEMENTS as u64 => compared.saturating_mul(4),
             _ => u64::MAX,
         },
         Instruction::Smooth { function, .. } => match out.saturating_mul(function.pieces() as u64 + 1) {

@@ -6,7 +6,8 @@
 use sharelens_models::config::{Config, Task};
 use sharelens_models::manifest::{OutputInfo, VERSION};
 use sharelens_models::program::detect::Stage;
-use sharelens_models::program::{Arrange, Instruction, Kind, Layer, Program, Register};
+use sharelens_models::program::{Arrange, Instruction, Kind, Layer, ProductSize, Program, Ranged, Register};
+use sharelens_models::real::Real;
 use sharelens_models::smooth::Smooth;
 use sharelens_models::{Arithmetic, Manifest};
 use sharelens_ops::Linear;
@@ -204,7 +205,32 @@ fn pointwise(d: &mut Decisions<'_>, p: &Program) -> Option<Layer> {
 
 /// A smooth function with any settings, or a product of two values.
 fn smooth_or_mul(d: &mut Decisions<'_>, p: &Program) -> Option<Layer> {
-    if d.below(2) == 0 {
+    let choice = d.below(4);
+    if choice == 2 {
+        let (lo, hi) = (d.real(), d.real());
+        let function = match d.below(3) {
+            0 => Real::InverseRoot { summand: d.real() as f32 },
+            1 => Real::Reciprocal { summand: d.real() as f32 },
+            _ => Real::Softmax { width: 1 + d.below(5) },
+        };
+        let kind = if function.wants() == Range::Full { Kind::Full } else { Kind::Reduced };
+        let x = register(d, p, kind);
+        let (range, wanted) =
+            (if lo <= hi { [lo, hi] } else { [hi, lo] }, d.one_of(&[64.0, 1024.0, 65_536.0]));
+        let op = Instruction::Real(Ranged { function, range, wanted });
+        // The scale that planning it finds, most of the time.
+        let found = Ranged { function, range, wanted }.scale(&p.bounds, len(p.shape(x)), p.scale(x));
+        return new(op, &[x], p.shape(x).to_vec(), Range::Reduced, found.unwrap_or(wanted));
+    }
+    if choice == 3 {
+        let (x, y) = (register(d, p, Kind::Full), register(d, p, Kind::Full));
+        let k = 1 + d.below(4);
+        let (m, n) = (len(p.shape(x)) / k, len(p.shape(y)) / k);
+        let size = ProductSize { groups: 1, m, k, n };
+        let op = Instruction::MatMul { size, factor: d.number() };
+        return new(op, &[x, y], vec![m, n], Range::Reduced, p.scale(x));
+    }
+    if choice == 0 {
         let x = register(d, p, Kind::Reduced);
         let function = d.one_of(&[Smooth::HardSwish, Smooth::Sigmoid, Smooth::Gelu]).fit(0.05).ok()?;
         let function = Box::new(function.going_on(d.real()));

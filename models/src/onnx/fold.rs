@@ -20,6 +20,8 @@ pub(super) fn folded(call: &Call<'_>, inputs: &[&Array]) -> Option<Reason<Array>
             | "Sigmoid" | "Tanh" | "Relu" | "Sin" | "Cos",
             [x],
         ) => unary(call.op, x),
+        ("Clip", _) => clip(call, x),
+        ("CumSum", [x, axis]) => running_sum(call, x, axis),
         ("Where", [c, x, y]) => choose(c, x, y),
         ("ConstantOfShape", [_]) => filled(call, x),
         ("Range", [from, to, by]) => range(from, to, by),
@@ -146,6 +148,51 @@ fn unary(op: &str, x: &Array) -> Reason<Array> {
         _ => f64::NAN,
     };
     finite(dims, x.floats().into_iter().map(|v| f(v.into())).collect())
+}
+
+fn clip(call: &Call<'_>, x: &Array) -> Reason<Array> {
+    let bound = |name: &str, i: usize| -> Reason<Option<f64>> {
+        Ok(match (call.attributes.maybe_float(name), call.optional(i)?) {
+            (Some(v), _) => Some(v.into()),
+            (None, Some(c)) => Some(c.scalar().ok_or("a bound is not a single number")?.into()),
+            (None, None) => None,
+        })
+    };
+    let (lo, hi) = (bound("min", 1)?, bound("max", 2)?);
+    let one = |v: f64| v.max(lo.unwrap_or(f64::MIN)).min(hi.unwrap_or(f64::MAX));
+    match x.integers() {
+        Some(v) => {
+            let data = Data::Ints(v.iter().map(|&v| one(v as f64) as i64).collect());
+            Ok(Array { dims: x.dims.clone(), data })
+        }
+        None => finite(x.dims.clone(), x.floats().into_iter().map(|v| one(v.into())).collect()),
+    }
+}
+
+/// Sums of all up to each place of an axis.
+fn running_sum(call: &Call<'_>, x: &Array, axis: &Array) -> Reason<Array> {
+    if call.attributes.int("exclusive", 0) != 0 || call.attributes.int("reverse", 0) != 0 {
+        return Err("sums that leave out a place or run backwards are not supported".into());
+    }
+    let axis = match axis.integers() {
+        Some(&[a]) => axis_of(a, x.dims.len())?,
+        _ => return Err("its axis is not a single number".into()),
+    };
+    let (d, inner) = (x.dims[axis], x.dims[axis + 1..].iter().product::<usize>());
+    let before = |i: usize| (i / inner % d > 0).then(|| i - inner);
+    let mut sums = x.floats().into_iter().map(f64::from).collect::<Vec<_>>();
+    let mut whole = x.integers().map(<[i64]>::to_vec);
+    for i in 0..sums.len() {
+        let Some(b) = before(i) else { continue };
+        sums[i] += sums[b];
+        if let Some(v) = &mut whole {
+            v[i] = v[i].checked_add(v[b]).ok_or("it overflows")?;
+        }
+    }
+    match whole {
+        Some(v) => Ok(Array { dims: x.dims.clone(), data: Data::Ints(v) }),
+        None => finite(x.dims.clone(), sums),
+    }
 }
 
 fn choose(c: &Array, x: &Array, y: &Array) -> Reason<Array> {

@@ -153,6 +153,10 @@ pub(super) fn softmax(net: &mut Importer, x: &Value, finish: &Finish) -> Reason<
                     network, where they are left to the client"
             .into());
     }
+    if finish.count == 1 {
+        // One number is all there is.
+        return net.affine_of(x, 0.0, 1.0);
+    }
     let outer = x.dims.iter().product::<usize>() / (finish.count * finish.stride).max(1);
     let stacked = value(reshape(net, x, vec![outer, finish.count, finish.stride])?)?;
     let rows = transpose(net, &stacked, &[0, 2, 1])?;
