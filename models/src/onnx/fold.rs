@@ -179,7 +179,7 @@ fn running_sum(call: &Call<'_>, x: &Array, axis: &Array) -> Reason<Array> {
         _ => return Err("its axis is not a single number".into()),
     };
     let (d, inner) = (x.dims[axis], x.dims[axis + 1..].iter().product::<usize>());
-    let before = |i: usize| (i / inner % d > 0).then(|| i - inner);
+    let before = |i: usize| (!(i / inner).is_multiple_of(d)).then(|| i - inner);
     let mut sums = x.floats().into_iter().map(f64::from).collect::<Vec<_>>();
     let mut whole = x.integers().map(<[i64]>::to_vec);
     for i in 0..sums.len() {
