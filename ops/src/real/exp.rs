@@ -5,7 +5,7 @@
 //! Error          relative 1e-4 plus 2 units of the scale of the result, for Q of at least 2^20; relative 4e-4
 //!                plus 2 units for smaller Q, including Z_2^64. Measured over the whole range
 //!                (`ops/tests/real.rs`). The polynomial's share, 4.8e-5, is proved by the test below.
-//! Cost           [`ROUNDS`]: ReLUs of (2 + 2 T) n elements, T = ceil((hi - lo)/2.04) - 1; products 2n, n, n;
+//! Cost           [`ROUNDS`]: ReLUs with signs of (2 + T) n elements, T = ceil((hi - lo)/2.04) - 1; products 2n, n, n;
 //!                lifts 3n, n. In Z_2^64 the lifts are free and four rescales take a round. An argument too
 //!                fine for the ring costs a lift of n more: [`finest`].
 //! Source         derived here. [lo, hi] is cut into T + 1 pieces of width below 2.04; c_j is the middle of
