@@ -340,7 +340,10 @@ impl Importer {
         let attributes = Attributes::of(line.as_ref().unwrap_or(node));
         let call = Call { op: &node.op_type, inputs, attributes, opset: self.opset };
         if let Some(constant) = movement::fold(&call) {
-            return constant.map(|c| vec![Known::Constant(c)]).map_err(Failure::from);
+            let constant = constant.map_err(Failure::from)?;
+            // A few bytes can ask for large constants again and again.
+            self.reserve(constant.dims.iter().product()).map_err(Failure::from)?;
+            return Ok(vec![Known::Constant(constant)]);
         }
         if node.op_type == "Split" {
             return movement::split(self, &call, node.output.len()).map_err(Failure::from);

@@ -56,7 +56,7 @@ fn values_are_those_of_another_runtime() {
         }
         right += 1;
     }
-    assert_eq!(right, 53);
+    assert_eq!(right, 54);
 }
 
 #[test]

@@ -73,5 +73,5 @@ fn every_kind_of_operator_runs_on_shares() {
         assert_eq!(sent[0], sent[1], "{name}: lengths depend on the input");
         run += 1;
     }
-    assert_eq!(run, 53);
+    assert_eq!(run, 54);
 }

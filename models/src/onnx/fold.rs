@@ -10,6 +10,9 @@ use crate::graph::{MAX_RANK, elements};
 pub(super) fn folded(call: &Call<'_>, inputs: &[&Array]) -> Option<Reason<Array>> {
     let x = inputs[0];
     Some(match (call.op, inputs) {
+        ("Mod", _) if call.attributes.int("fmod", 0) != 0 => {
+            Err("a remainder with the sign of the dividend is not supported".into())
+        }
         (
             "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Mod" | "Equal" | "Less" | "Greater"
             | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or",
@@ -410,8 +413,9 @@ fn scatter(call: &Call<'_>, x: &Array, places: &Array, values: &Array) -> Reason
 
 fn reduce(call: &Call<'_>, x: &Array) -> Reason<Array> {
     let rank = x.dims.len();
-    let axes: Vec<usize> = match call.list("axes", 1)? {
+    let axes: Vec<usize> = match call.list("axes", 1)?.filter(|list| !list.is_empty()) {
         Some(list) => list.iter().map(|&a| axis_of(a, rank)).collect::<Reason<_>>()?,
+        None if call.attributes.int("noop_with_empty_axes", 0) != 0 => return Ok(x.clone()),
         None => (0..rank).collect(),
     };
     let keep = call.attributes.int("keepdims", 1) != 0;

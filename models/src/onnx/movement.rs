@@ -491,13 +491,17 @@ pub(super) fn fold(call: &Call<'_>) -> Option<Reason<Array>> {
             }
             _ => Ok(x.clone()),
         },
-        "Cast" => Ok(match (call.attributes.int("to", 1), &x.data) {
-            (6 | 7, Data::Floats(v)) => {
-                Array { dims: x.dims.clone(), data: Data::Ints(v.iter().map(|&v| v as i64).collect()) }
+        "Cast" => {
+            let cast = |data| Ok(Array { dims: x.dims.clone(), data });
+            match (call.attributes.int("to", 1), &x.data) {
+                (9, Data::Floats(v)) => cast(Data::Ints(v.iter().map(|&v| i64::from(v != 0.0)).collect())),
+                (9, Data::Ints(v)) => cast(Data::Ints(v.iter().map(|&v| i64::from(v != 0)).collect())),
+                (2..=7 | 12 | 13, Data::Floats(v)) => cast(Data::Ints(v.iter().map(|&v| v as i64).collect())),
+                (1 | 10 | 11 | 16, _) => cast(Data::Floats(x.floats())),
+                (2..=7 | 12 | 13, Data::Ints(_)) => Ok(x.clone()),
+                (to, _) => Err(format!("to type {to} is not supported")),
             }
-            (1 | 10 | 11, Data::Ints(_)) => Array { dims: x.dims.clone(), data: Data::Floats(x.floats()) },
-            _ => x.clone(),
-        }),
+        }
         "Squeeze" | "Unsqueeze" | "Reshape" | "Flatten" => reshaped(call, x),
         "Slice" => slice_lists(call, rank).and_then(|lists| fold::slice(x, &lists)),
         "Split" => return None,

@@ -5,7 +5,7 @@ use super::movement::{expand, reshape, transpose};
 use super::{Call, Handled, Importer, Known, Value, axis_of, pool};
 use crate::arrange::Arrange;
 use crate::finish::{Finish, Function};
-use crate::graph::{Op, ProductSize};
+use crate::graph::{Op, ProductSize, ValueId};
 use crate::real::Real;
 
 fn value(known: Known) -> Reason<Value> {
@@ -81,7 +81,8 @@ pub(super) fn normalisation(net: &mut Importer, call: &Call<'_>) -> Handled {
 /// Square root, quotient of one, and their like.
 pub(super) fn root(net: &mut Importer, call: &Call<'_>) -> Handled {
     let x = call.value(0)?;
-    let (x, summand) = shifted(net, x);
+    let (id, summand) = shifted(net, x.id);
+    let x = Value { id, ..x };
     match call.op {
         "Reciprocal" => {
             net.push(Op::Real(Real::Reciprocal { summand }), &[x.id], x.dims.clone()).map(Known::Value)
@@ -95,8 +96,8 @@ pub(super) fn root(net: &mut Importer, call: &Call<'_>) -> Handled {
 }
 
 /// What a positive constant was added to, and the constant; the value itself and zero otherwise.
-fn shifted(net: &Importer, x: Value) -> (Value, f32) {
-    let node = x.id.checked_sub(1).map(|i| &net.graph.nodes[i]);
+fn shifted(net: &Importer, x: ValueId) -> (ValueId, f32) {
+    let node = x.checked_sub(1).map(|i| &net.graph.nodes[i]);
     if let Some(node) = node
         && let Op::Affine { parameters: p } = &node.op
         && p.weight.iter().all(|w| *w == 1.0)
@@ -104,7 +105,7 @@ fn shifted(net: &Importer, x: Value) -> (Value, f32) {
         && p.bias.iter().all(|b| *b == first)
         && (0.0..=1e6).contains(&first)
     {
-        return (Value { id: node.inputs[0], ..x }, first);
+        return (node.inputs[0], first);
     }
     (x, 0.0)
 }
@@ -115,13 +116,14 @@ pub(super) fn inverse(net: &mut Importer, y: Value) -> Reason<Value> {
     if let Some(product) = node(y.id)
         && product.op == Op::Mul
         && let Some(root) = node(product.inputs[1])
-        && matches!(root.op, Op::Real(Real::InverseRoot { .. }))
-        && root.shape == product.shape
+        && let Op::Real(Real::InverseRoot { summand }) = root.op
+        // A root is its argument times the inverse root of the same; any other factor makes it another quotient.
+        && shifted(net, product.inputs[0]) == (root.inputs[0], summand)
     {
         return Ok(Value { id: product.inputs[1], ..y });
     }
-    let (x, summand) = shifted(net, y);
-    net.push(Op::Real(Real::Reciprocal { summand }), &[x.id], x.dims)
+    let (x, summand) = shifted(net, y.id);
+    net.push(Op::Real(Real::Reciprocal { summand }), &[x], y.dims)
 }
 
 /// A product of two computed matrices, or of stacks of them.

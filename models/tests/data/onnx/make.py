@@ -156,6 +156,12 @@ n = Net("quotient", [1, 10])
 a, b = n.add("MatMul", "x", n.random(10, 6)), n.add("Softplus", n.add("MatMul", "x", n.random(10, 6)))
 n.save(n.add("Div", a, n.add("Add", b, n.weight(0.5))))
 
+n = Net("quotient_of_quotients", [1, 10])
+a, b, c = (n.add("Softplus", n.add("MatMul", "x", n.random(10, 6))) for _ in range(3))
+half = n.weight(0.5)
+q = n.add("Div", n.add("Add", a, half), n.add("Sqrt", n.add("Add", b, half)))
+n.save(n.add("Div", c, q))
+
 n = Net("attention", [1, 6, 8])
 q, k, v = (n.add("MatMul", "x", n.random(8, 8)) for _ in range(3))
 heads = lambda t: n.add("Transpose", n.add("Reshape", t, n.ints(1, 6, 2, 4)), perm=[0, 2, 1, 3])
