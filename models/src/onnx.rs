@@ -12,8 +12,8 @@ use crate::finish::{Finish, Function};
 use crate::graph::{Graph, MAX_NODES, Node, Op, Output, ValueId, elements};
 
 mod attributes;
+mod constants;
 pub mod external;
-mod fold;
 mod line;
 mod linear;
 mod movement;
@@ -339,7 +339,7 @@ impl Importer {
         let line = line::widen(self, node, &mut inputs).map_err(Failure::from)?;
         let attributes = Attributes::of(line.as_ref().unwrap_or(node));
         let call = Call { op: &node.op_type, inputs, attributes, opset: self.opset };
-        if let Some(constant) = movement::fold(&call) {
+        if let Some(constant) = constants::fold(&call) {
             let constant = constant.map_err(Failure::from)?;
             // A few bytes can ask for large constants again and again.
             self.reserve(constant.dims.iter().product()).map_err(Failure::from)?;

@@ -166,6 +166,12 @@ impl<E: Engine, D: Domain> Number<E, D> {
         Self { v: e.gather(&[&self.v], index), ..*self }
     }
 
+    /// As [`Number::gather`], for `len` places that are listed only by engines that read them. Local.
+    #[must_use]
+    pub fn gather_by(&self, e: &mut E, len: usize, index: impl FnOnce() -> Vec<u32>) -> Self {
+        Self { v: e.gather_by(&[&self.v], len, index), ..*self }
+    }
+
     /// All of `parts`, which have one scale, one after the other. Local.
     ///
     /// # Errors

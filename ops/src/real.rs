@@ -135,7 +135,7 @@ fn staircase<E: Engine>(
 
 /// [`staircase`] on integers.
 fn stairs<E: Engine>(e: &mut E, bits: &[E::V<Full>], values: &[i64], n: usize) -> E::V<Full> {
-    let zero = e.gather::<Full>(&[], &vec![crate::ZERO; n]);
+    let zero = e.gather_by::<Full>(&[], n, || vec![crate::ZERO; n]);
     let mut sum = e.add_public(&zero, &values[..1]);
     for (bit, pair) in bits.iter().zip(values.windows(2)) {
         let rise = e.scale(bit, pair[1] - pair[0]);

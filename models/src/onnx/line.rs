@@ -23,7 +23,7 @@ pub(super) fn widen(
         return Ok(None);
     }
     let x = reshape(net, &x.clone(), vec![n, c, 1, l])?;
-    inputs[0] = Some(x);
+    inputs[0] = Some(Known::Value(x));
     if let Some(Some(Known::Constant(Array { dims, .. }))) = inputs.get_mut(1)
         && let [o, i, k] = dims[..]
     {
@@ -45,5 +45,5 @@ pub(super) fn widen(
 pub(super) fn narrow(net: &mut Importer, handled: Known) -> Handled {
     let Known::Value(y) = handled else { return Ok(handled) };
     let [n, c, 1, l] = y.dims[..] else { return Err(format!("its result has shape {:?}", y.dims)) };
-    reshape(net, &y, vec![n, c, l])
+    reshape(net, &y, vec![n, c, l]).map(Known::Value)
 }

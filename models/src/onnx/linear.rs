@@ -6,7 +6,7 @@ use sharelens_protocol::ring::kernel::Conv;
 use super::attributes::{Frame, Reason};
 use super::movement::reshape;
 use super::tensor::Array;
-use super::{Call, Handled, Importer, Known, normal};
+use super::{Call, Handled, Importer, Known, Value, normal};
 use crate::arrange::Arrange;
 use crate::graph::{Op, Parameters, conv_fits};
 
@@ -191,6 +191,7 @@ pub(super) fn gemm(net: &mut Importer, call: &Call<'_>) -> Handled {
         }
     };
     dense(net, x.id, &b.floats(), [rows, k, b_k, cols], transposed, alpha, bias, vec![rows, cols])
+        .map(Known::Value)
 }
 
 pub(super) fn mat_mul(net: &mut Importer, call: &Call<'_>) -> Handled {
@@ -208,7 +209,7 @@ pub(super) fn mat_mul(net: &mut Importer, call: &Call<'_>) -> Handled {
         let (x, y) = (side(0, net)?, side(1, net)?);
         return normal::mat_mul(net, &x, &y);
     }
-    let mut x = call.value(0)?;
+    let x = call.value(0)?;
     let b = call.constant(1)?;
     let [b_k, cols] = b.dims[..] else {
         return Err(format!("weights of shape {:?} are not supported", b.dims));
@@ -216,29 +217,17 @@ pub(super) fn mat_mul(net: &mut Importer, call: &Call<'_>) -> Handled {
     if x.dims.is_empty() {
         return Err(format!("an input of shape {:?} is not supported", x.dims));
     }
-    if let [n, c, h, w] = x.dims[..] {
-        let Known::Value(rows) = reshape(net, &x, vec![n * c * h, w])? else {
-            return Err("it is no value".into());
-        };
-        x = rows;
-        let dims = vec![n, c, h, cols];
-        let y = dense(
-            net,
-            x.id,
-            &b.floats(),
-            [n * c * h, w, b_k, cols],
-            false,
-            1.0,
-            vec![0.0; cols],
-            vec![n * c * h, cols],
-        )?;
-        let Known::Value(y) = y else { return Err("it is no value".into()) };
-        return reshape(net, &y, dims);
-    }
     let (k, outer) = x.dims.split_last().ok_or("its input is a scalar")?;
-    let rows = outer.iter().product();
+    let (k, rows) = (*k, outer.iter().product());
     let dims = [outer, &[cols]].concat();
-    dense(net, x.id, &b.floats(), [rows, *k, b_k, cols], false, 1.0, vec![0.0; cols], dims)
+    let sizes = [rows, k, b_k, cols];
+    if x.dims.len() != 4 {
+        return dense(net, x.id, &b.floats(), sizes, false, 1.0, vec![0.0; cols], dims).map(Known::Value);
+    }
+    // Four axes are stored in another order.
+    let flat = reshape(net, &x, vec![rows, k])?;
+    let y = dense(net, flat.id, &b.floats(), sizes, false, 1.0, vec![0.0; cols], vec![rows, cols])?;
+    reshape(net, &y, dims).map(Known::Value)
 }
 
 #[expect(clippy::too_many_arguments, reason = "one place for what Gemm and MatMul share")]
@@ -251,7 +240,7 @@ fn dense(
     alpha: f32,
     bias: Vec<f32>,
     dims: Vec<usize>,
-) -> Handled {
+) -> Reason<Value> {
     if k != b_k {
         return Err(format!("its weights take {b_k} numbers, the input has {k}"));
     }
@@ -262,5 +251,5 @@ fn dense(
     net.reserve(conv.weight_len() + cols)?;
     let at = |o: usize, i: usize| alpha * if transposed { weights[o * k + i] } else { weights[i * cols + o] };
     let weight = (0..cols).flat_map(|o| (0..k).map(move |i| at(o, i))).collect();
-    net.push(Op::Linear { conv, parameters: Parameters { weight, bias } }, &[x], dims).map(Known::Value)
+    net.push(Op::Linear { conv, parameters: Parameters { weight, bias } }, &[x], dims)
 }

@@ -1,11 +1,11 @@
-//! Operators that only move numbers, and the arithmetic on shapes that exporters write around them.
+//! Operators that only move numbers.
 
 use sharelens_ops::ZERO;
 use sharelens_ops::layers::Select;
 
 use super::attributes::Reason;
 use super::tensor::{Array, Data};
-use super::{Call, Handled, Importer, Known, Value, axis_of, fold, storage, storage_axes};
+use super::{Call, Handled, Importer, Known, Value, axis_of, constants, storage, storage_axes};
 use crate::arrange::Arrange;
 use crate::finish::Function;
 use crate::graph::{MAX_ELEMENTS, MAX_RANK, Op, elements};
@@ -21,13 +21,13 @@ pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
             };
             let (outer, inner) = x.dims.split_at(axis);
             let dims = vec![outer.iter().product(), inner.iter().product()];
-            reshape(net, &x, dims)
+            reshape(net, &x, dims).map(Known::Value)
         }
         "Reshape" => {
             let x = call.value(0)?;
             let wanted = call.list("shape", 1)?.ok_or("its shape is missing")?;
             let dims = resolve(&x.dims, &wanted, call.attributes.int("allowzero", 0) != 0)?;
-            reshape(net, &x, dims)
+            reshape(net, &x, dims).map(Known::Value)
         }
         "Squeeze" => {
             let x = call.value(0)?;
@@ -40,13 +40,13 @@ pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
                 return Err(format!("axes {axes:?} of {:?} are not all of extent 1", x.dims));
             }
             let dims = (0..rank).filter(|i| !axes.contains(i)).map(|i| x.dims[i]).collect();
-            reshape(net, &x, dims)
+            reshape(net, &x, dims).map(Known::Value)
         }
         "Unsqueeze" => {
             let x = call.value(0)?;
             let list = call.list("axes", 1)?.ok_or("its axes are missing")?;
             let dims = unsqueezed(&x.dims, &list)?;
-            reshape(net, &x, dims)
+            reshape(net, &x, dims).map(Known::Value)
         }
         "Transpose" => {
             let x = call.value(0)?;
@@ -74,7 +74,7 @@ pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
             if dims.len() > MAX_RANK {
                 return Err(format!("its output would have shape {dims:?}"));
             }
-            reshape(net, &out, dims)
+            reshape(net, &out, dims).map(Known::Value)
         }
         "Expand" => {
             let x = call.value(0)?;
@@ -132,9 +132,9 @@ pub(super) fn movement(net: &mut Importer, call: &Call<'_>) -> Handled {
                 };
                 (vec![n, c, h / b, b, w / b, b], order, vec![n, c * b * b, h / b, w / b])
             };
-            let Known::Value(x) = reshape(net, &x, parts)? else { return Err("it is no value".into()) };
+            let x = reshape(net, &x, parts)?;
             let x = transpose(net, &x, &permutation)?;
-            reshape(net, &x, dims)
+            reshape(net, &x, dims).map(Known::Value)
         }
         // Floats like computed values, which are floats.
         "CastLike" => match call.inputs.first() {
@@ -190,7 +190,7 @@ pub(super) fn expand(net: &mut Importer, x: &Value, dims: Vec<usize>) -> Reason<
     elements(&dims).ok_or("its output is too large")?;
     let lead = dims.len().checked_sub(x.dims.len()).ok_or("its output has fewer axes")?;
     let padded = [&vec![1; lead], &x.dims[..]].concat();
-    let Known::Value(x) = reshape(net, x, padded)? else { return Err("it is no value".into()) };
+    let x = reshape(net, x, padded)?;
     if x.dims == dims {
         return Ok(x);
     }
@@ -232,7 +232,7 @@ pub(super) fn split(net: &mut Importer, call: &Call<'_>, outputs: usize) -> Reas
     let mut parts = Vec::with_capacity(outputs);
     for size in sizes {
         parts.push(match call.inputs.first() {
-            Some(Some(Known::Constant(c))) => Known::Constant(fold::part(c, axis, from, from + size)?),
+            Some(Some(Known::Constant(c))) => Known::Constant(constants::part(c, axis, from, from + size)?),
             _ => {
                 let mut dims = dims.clone();
                 dims[axis] = size;
@@ -246,13 +246,13 @@ pub(super) fn split(net: &mut Importer, call: &Call<'_>, outputs: usize) -> Reas
 }
 
 /// The same numbers in the file's order under another shape.
-pub(super) fn reshape(net: &mut Importer, x: &Value, dims: Vec<usize>) -> Handled {
+pub(super) fn reshape(net: &mut Importer, x: &Value, dims: Vec<usize>) -> Reason<Value> {
     let total: usize = x.dims.iter().product();
     if product(&dims) != Some(total) {
         return Err(format!("from {:?} to {dims:?}", x.dims));
     }
     if dims == x.dims {
-        return Ok(Known::Value(x.clone()));
+        return Ok(x.clone());
     }
     let mut id = x.id;
     // A feature map has to go back to the file's order first, unless both orders are one.
@@ -270,13 +270,12 @@ pub(super) fn reshape(net: &mut Importer, x: &Value, dims: Vec<usize>) -> Handle
         [n, c, h, w] if c > 1 && h * w > 1 => {
             let id = net.push_storage(Op::Arrange(Arrange::Reshape), &[id], vec![n, c, h, w])?;
             net.push(Op::Arrange(Arrange::Transpose { permutation: vec![0, 2, 3, 1] }), &[id], dims)
-                .map(Known::Value)
         }
-        _ => net.push(Op::Arrange(Arrange::Reshape), &[id], dims).map(Known::Value),
+        _ => net.push(Op::Arrange(Arrange::Reshape), &[id], dims),
     }
 }
 
-fn resolve(dims: &[usize], wanted: &[i64], allow_zero: bool) -> Reason<Vec<usize>> {
+pub(super) fn resolve(dims: &[usize], wanted: &[i64], allow_zero: bool) -> Reason<Vec<usize>> {
     let total: usize = dims.iter().product();
     let mut out = Vec::new();
     let mut open = None;
@@ -299,11 +298,11 @@ fn resolve(dims: &[usize], wanted: &[i64], allow_zero: bool) -> Reason<Vec<usize
 }
 
 /// Elements of a shape of which nothing is known yet.
-fn product(dims: &[usize]) -> Option<usize> {
+pub(super) fn product(dims: &[usize]) -> Option<usize> {
     dims.iter().try_fold(1usize, |a, &d| a.checked_mul(d))
 }
 
-fn unsqueezed(dims: &[usize], list: &[i64]) -> Reason<Vec<usize>> {
+pub(super) fn unsqueezed(dims: &[usize], list: &[i64]) -> Reason<Vec<usize>> {
     let rank = dims.len() + list.len();
     if rank > MAX_RANK {
         return Err(format!("its output would have {rank} axes"));
@@ -423,7 +422,7 @@ pub(super) fn sliced(d: usize, start: i64, end: i64, step: i64) -> Reason<Vec<u3
 }
 
 /// Starts, ends, axes and steps of a slice.
-fn slice_lists(call: &Call<'_>, rank: usize) -> Reason<Vec<(usize, i64, i64, i64)>> {
+pub(super) fn slice_lists(call: &Call<'_>, rank: usize) -> Reason<Vec<(usize, i64, i64, i64)>> {
     let starts = call.list("starts", 1)?.ok_or("its starts are missing")?;
     let ends = call.list("ends", 2)?.ok_or("its ends are missing")?;
     let axes = call.list("axes", 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
@@ -446,116 +445,6 @@ fn slice(net: &mut Importer, call: &Call<'_>) -> Handled {
         x = select(net, &x, axis, picked, dims)?;
     }
     Ok(Known::Value(x))
-}
-
-/// What can be computed without the input: constants, shapes, and the index arithmetic on them. `None` if this
-/// node is not of that kind.
-pub(super) fn fold(call: &Call<'_>) -> Option<Reason<Array>> {
-    match call.op {
-        "Constant" => return Some(constant(call)),
-        "Shape" => {
-            let dims = match call.inputs.first()?.as_ref()? {
-                Known::Value(v) if v.finish.as_ref().is_some_and(|f| f.shape.is_some()) => {
-                    return Some(Err("the shape of indices is not supported".into()));
-                }
-                Known::Value(v) => &v.dims,
-                Known::Constant(c) => &c.dims,
-                Known::Unknown => return None,
-            };
-            let d = dims.len() as i64;
-            let clamp = |v: i64| (if v < 0 { v + d } else { v }).clamp(0, d) as usize;
-            let (from, to) = (clamp(call.attributes.int("start", 0)), clamp(call.attributes.int("end", d)));
-            return Some(Ok(Array::ints(dims[from.min(to)..to].iter().map(|&d| d as i64).collect())));
-        }
-        _ => {}
-    }
-    let constants: Option<Vec<&Array>> = call
-        .inputs
-        .iter()
-        .flatten()
-        .map(|k| match k {
-            Known::Constant(c) => Some(c),
-            _ => None,
-        })
-        .collect();
-    let constants = constants.filter(|c| !c.is_empty())?;
-    let x = constants[0];
-    let rank = x.dims.len();
-    Some(match call.op {
-        "Identity" | "Dropout" => Ok(x.clone()),
-        // To what the other one is of; numbers stay as they are unless they become whole.
-        "CastLike" => match (&x.data, &constants[constants.len() - 1].data) {
-            (Data::Floats(_), Data::Ints(_)) => Err("of floats to integers is not supported".into()),
-            (Data::Ints(_), Data::Floats(_)) => {
-                Ok(Array { dims: x.dims.clone(), data: Data::Floats(x.floats()) })
-            }
-            _ => Ok(x.clone()),
-        },
-        "Cast" => {
-            let cast = |data| Ok(Array { dims: x.dims.clone(), data });
-            match (call.attributes.int("to", 1), &x.data) {
-                (9, Data::Floats(v)) => cast(Data::Ints(v.iter().map(|&v| i64::from(v != 0.0)).collect())),
-                (9, Data::Ints(v)) => cast(Data::Ints(v.iter().map(|&v| i64::from(v != 0)).collect())),
-                (2..=7 | 12 | 13, Data::Floats(v)) => cast(Data::Ints(v.iter().map(|&v| v as i64).collect())),
-                (1 | 10 | 11 | 16, _) => cast(Data::Floats(x.floats())),
-                (2..=7 | 12 | 13, Data::Ints(_)) => Ok(x.clone()),
-                (to, _) => Err(format!("to type {to} is not supported")),
-            }
-        }
-        "Squeeze" | "Unsqueeze" | "Reshape" | "Flatten" => reshaped(call, x),
-        "Slice" => slice_lists(call, rank).and_then(|lists| fold::slice(x, &lists)),
-        "Split" => return None,
-        _ => {
-            let folded = fold::folded(call, &constants);
-            return Some(folded.unwrap_or_else(|| Err("of constants only is not supported".into())));
-        }
-    })
-}
-
-fn constant(call: &Call<'_>) -> Reason<Array> {
-    let a = &call.attributes;
-    if let Some(t) = a.tensor("value") {
-        return t.map_err(|e| e.to_string());
-    }
-    if let Some(v) = a.maybe_float("value_float") {
-        return Ok(Array { dims: vec![], data: Data::Floats(vec![v]) });
-    }
-    if a.has("value_int") {
-        return Ok(Array { dims: vec![], data: Data::Ints(vec![a.int("value_int", 0)]) });
-    }
-    if let Some(v) = a.ints("value_ints") {
-        return Ok(Array::ints(v.to_vec()));
-    }
-    if let Some(v) = a.floats("value_floats") {
-        return Ok(Array { dims: vec![v.len()], data: Data::Floats(v.to_vec()) });
-    }
-    Err("a constant of this kind is not supported".into())
-}
-
-fn reshaped(call: &Call<'_>, x: &Array) -> Reason<Array> {
-    let rank = x.dims.len();
-    let dims = match call.op {
-        "Unsqueeze" => unsqueezed(&x.dims, &call.list("axes", 1)?.ok_or("its axes are missing")?)?,
-        "Squeeze" => match call.list("axes", 1)? {
-            None => x.dims.iter().copied().filter(|&d| d != 1).collect(),
-            Some(list) => {
-                let axes = list.iter().map(|&a| axis_of(a, rank)).collect::<Reason<Vec<_>>>()?;
-                (0..rank).filter(|i| !axes.contains(i)).map(|i| x.dims[i]).collect()
-            }
-        },
-        "Reshape" => resolve(&x.dims, &call.list("shape", 1)?.ok_or("its shape is missing")?, false)?,
-        _ => {
-            let axis = match call.attributes.int("axis", 1) {
-                a if a == rank as i64 => rank,
-                a => axis_of(a, rank)?,
-            };
-            vec![x.dims[..axis].iter().product(), x.dims[axis..].iter().product()]
-        }
-    };
-    if product(&dims) != product(&x.dims) || dims.len() > MAX_RANK {
-        return Err(format!("from {:?} to {dims:?}", x.dims));
-    }
-    Ok(Array { dims, data: x.data.clone() })
 }
 
 /// The shape that two are brought to, axis by axis from the last: equal, or one of them 1.

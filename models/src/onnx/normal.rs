@@ -8,13 +8,6 @@ use crate::finish::{Finish, Function};
 use crate::graph::{Op, ProductSize, ValueId};
 use crate::real::Real;
 
-fn value(known: Known) -> Reason<Value> {
-    match known {
-        Known::Value(v) => Ok(v),
-        _ => Err("it is no value".into()),
-    }
-}
-
 /// (x - mean) / sqrt(variance + epsilon) of each of `rows` runs of numbers, in the order of the file.
 fn standardise(net: &mut Importer, x: &Value, rows: usize, epsilon: f32) -> Reason<Value> {
     if !(0.0..=1.0).contains(&epsilon) {
@@ -24,7 +17,7 @@ fn standardise(net: &mut Importer, x: &Value, rows: usize, epsilon: f32) -> Reas
     if width < 2 {
         return Err("it normalises single numbers".into());
     }
-    let flat = value(reshape(net, x, vec![rows, width])?)?;
+    let flat = reshape(net, x, vec![rows, width])?;
     let mean = pool::along_rows(net, &flat, "ReduceMean")?;
     let mean = expand(net, &mean, flat.dims.clone())?;
     let rest = net.push(Op::Arrange(Arrange::Sub), &[flat.id, mean.id], flat.dims.clone())?;
@@ -45,7 +38,7 @@ pub(super) fn normalisation(net: &mut Importer, call: &Call<'_>) -> Handled {
         let axis = axis_of(call.attributes.int("axis", -1), rank)?;
         let rows: usize = x.dims[..axis].iter().product();
         let y = standardise(net, &x, rows, epsilon)?;
-        let y = value(reshape(net, &y, x.dims.clone())?)?;
+        let y = reshape(net, &y, x.dims.clone())?;
         return net.scaled_and_shifted(&y, Some(call.constant(1)?), call.optional(2)?).map(Known::Value);
     }
     let (n, c) = match x.dims[..] {
@@ -60,7 +53,7 @@ pub(super) fn normalisation(net: &mut Importer, call: &Call<'_>) -> Handled {
         return Err(format!("{groups} groups of {c} channels"));
     }
     let y = standardise(net, &x, n * groups, epsilon)?;
-    let y = value(reshape(net, &y, x.dims.clone())?)?;
+    let y = reshape(net, &y, x.dims.clone())?;
     // One factor for each channel, or until opset 20 for each group.
     let spread = |i: usize| -> Reason<super::tensor::Array> {
         let given = call.constant(i)?.floats();
@@ -140,12 +133,12 @@ pub(super) fn mat_mul(net: &mut Importer, x: &Value, y: &Value) -> Handled {
     let groups: usize = outer.iter().product();
     let x = expand(net, x, [&outer[..], &[m, k]].concat())?;
     let y = expand(net, y, [&outer[..], &[k, n]].concat())?;
-    let x = value(reshape(net, &x, vec![groups, m, k])?)?;
-    let y = value(reshape(net, &y, vec![groups, k, n])?)?;
+    let x = reshape(net, &x, vec![groups, m, k])?;
+    let y = reshape(net, &y, vec![groups, k, n])?;
     let y = transpose(net, &y, &[0, 2, 1])?;
     let size = ProductSize { groups, m, k, n };
     let z = net.push(Op::MatMul(size), &[x.id, y.id], vec![groups, m, n])?;
-    reshape(net, &z, [&outer[..], &[m, n]].concat())
+    reshape(net, &z, [&outer[..], &[m, n]].concat()).map(Known::Value)
 }
 
 /// A softmax that something reads.
@@ -160,7 +153,7 @@ pub(super) fn softmax(net: &mut Importer, x: &Value, finish: &Finish) -> Reason<
         return net.affine_of(x, 0.0, 1.0);
     }
     let outer = x.dims.iter().product::<usize>() / (finish.count * finish.stride).max(1);
-    let stacked = value(reshape(net, x, vec![outer, finish.count, finish.stride])?)?;
+    let stacked = reshape(net, x, vec![outer, finish.count, finish.stride])?;
     let rows = transpose(net, &stacked, &[0, 2, 1])?;
     let function = Real::Softmax { width: finish.count };
     if !function.is_valid(rows.dims.iter().product()) {
@@ -168,5 +161,5 @@ pub(super) fn softmax(net: &mut Importer, x: &Value, finish: &Finish) -> Reason<
     }
     let y = net.push(Op::Real(function), &[rows.id], rows.dims)?;
     let y = transpose(net, &y, &[0, 2, 1])?;
-    value(reshape(net, &y, x.dims.clone())?)
+    reshape(net, &y, x.dims.clone())
 }

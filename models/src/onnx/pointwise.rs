@@ -36,13 +36,13 @@ fn spread(net: &mut Importer, constant: &Array, dims: &[usize]) -> Reason<Vec<f3
     Ok(index.into_iter().map(|i| values[i]).collect())
 }
 
-fn affine(net: &mut Importer, x: &Value, weight: Vec<f32>, bias: Vec<f32>) -> Handled {
+fn affine(net: &mut Importer, x: &Value, weight: Vec<f32>, bias: Vec<f32>) -> Reason<Value> {
     // Both repeat; the longer is a multiple of the shorter, since both are runs of trailing axes.
     let n = weight.len().max(bias.len());
     net.reserve(2 * n)?;
     let stretch = |v: Vec<f32>| v.iter().copied().cycle().take(n).collect::<Vec<_>>();
     let parameters = Parameters { weight: stretch(weight), bias: stretch(bias) };
-    net.push(Op::Affine { parameters }, &[x.id], x.dims.clone()).map(Known::Value)
+    net.push(Op::Affine { parameters }, &[x.id], x.dims.clone())
 }
 
 pub(super) fn batch_norm(net: &mut Importer, call: &Call<'_>) -> Handled {
@@ -76,15 +76,15 @@ pub(super) fn batch_norm(net: &mut Importer, call: &Call<'_>) -> Handled {
     };
     let weight = per_channel(factor.iter().map(|&f| f as f32).collect())?;
     let bias = per_channel(offset)?;
-    affine(net, &x, weight, bias)
+    affine(net, &x, weight, bias).map(Known::Value)
 }
 
 pub(super) fn negate(net: &mut Importer, call: &Call<'_>) -> Handled {
     let x = call.value(0)?;
-    affine_by(net, &x, -1.0, None)
+    affine_by(net, &x, -1.0, None).map(Known::Value)
 }
 
-fn affine_by(net: &mut Importer, x: &Value, factor: f32, constant: Option<&Array>) -> Handled {
+fn affine_by(net: &mut Importer, x: &Value, factor: f32, constant: Option<&Array>) -> Reason<Value> {
     let last = storage(&x.dims).last().copied().unwrap_or(1);
     net.reserve(2 * last)?;
     let bias = constant.map_or_else(|| Ok(vec![0.0; last]), |c| spread(net, c, &x.dims))?;
@@ -104,17 +104,19 @@ pub(super) fn arithmetic(net: &mut Importer, call: &Call<'_>) -> Handled {
             weight.iter_mut().for_each(|w| *w = 1.0 / *w);
         }
         let bias = vec![0.0; weight.len()];
-        affine(net, x, weight, bias)
+        affine(net, x, weight, bias).map(Known::Value)
     };
     let negated = |c: &Array| Array {
         dims: c.dims.clone(),
         data: super::tensor::Data::Floats(c.floats().iter().map(|v| -v).collect()),
     };
     match (call.op, call.value(0), call.value(1)) {
-        ("Add", Ok(x), Err(_)) => affine_by(net, &x, 1.0, Some(call.constant(1)?)),
-        ("Add", Err(_), Ok(x)) => affine_by(net, &x, 1.0, Some(call.constant(0)?)),
-        ("Sub", Ok(x), Err(_)) => affine_by(net, &x, 1.0, Some(&negated(call.constant(1)?))),
-        ("Sub", Err(_), Ok(x)) => affine_by(net, &x, -1.0, Some(call.constant(0)?)),
+        ("Add", Ok(x), Err(_)) => affine_by(net, &x, 1.0, Some(call.constant(1)?)).map(Known::Value),
+        ("Add", Err(_), Ok(x)) => affine_by(net, &x, 1.0, Some(call.constant(0)?)).map(Known::Value),
+        ("Sub", Ok(x), Err(_)) => {
+            affine_by(net, &x, 1.0, Some(&negated(call.constant(1)?))).map(Known::Value)
+        }
+        ("Sub", Err(_), Ok(x)) => affine_by(net, &x, -1.0, Some(call.constant(0)?)).map(Known::Value),
         ("Mul", Ok(x), Err(_)) => scaled(net, &x, call.constant(1)?, false),
         ("Mul", Err(_), Ok(x)) => scaled(net, &x, call.constant(0)?, false),
         ("Div", Ok(x), Err(_)) => scaled(net, &x, call.constant(1)?, true),
@@ -167,10 +169,8 @@ impl Importer {
         self.reserve(shape.iter().sum())?;
         let zeros = Select { axes: shape.iter().map(|&n| vec![sharelens_ops::ZERO; n]).collect() };
         let zeros = self.push(Op::Arrange(Arrange::Select(zeros)), &[one], dims)?;
-        match affine_by(self, &zeros, 1.0, Some(constant))? {
-            Known::Value(v) => Ok(Value { dims: constant.dims.clone(), ..v }),
-            _ => Err("it is no value".into()),
-        }
+        let v = affine_by(self, &zeros, 1.0, Some(constant))?;
+        Ok(Value { dims: constant.dims.clone(), ..v })
     }
 
     /// `scale * x + shift`, each spread over the value.
@@ -185,19 +185,13 @@ impl Importer {
             None => Ok(vec![or]),
         };
         let (weight, bias) = (one(scale, self, 1.0)?, one(shift, self, 0.0)?);
-        match affine(self, x, weight, bias)? {
-            Known::Value(v) => Ok(v),
-            _ => Err("it is no value".into()),
-        }
+        affine(self, x, weight, bias)
     }
 
     /// `factor * x + summand`.
     pub(super) fn affine_of(&mut self, x: &Value, factor: f32, summand: f32) -> Reason<Value> {
         let n = storage(&x.dims).last().copied().unwrap_or(1);
-        match affine(self, x, vec![factor; n], vec![summand; n])? {
-            Known::Value(v) => Ok(v),
-            _ => Err("it is no value".into()),
-        }
+        affine(self, x, vec![factor; n], vec![summand; n])
     }
 }
 
@@ -233,7 +227,9 @@ pub(super) fn many(net: &mut Importer, call: &Call<'_>) -> Handled {
                 return Err("of several constants is not supported".into());
             }
             ("Sum" | "Mean", Known::Value(x), Known::Constant(c))
-            | ("Sum" | "Mean", Known::Constant(c), Known::Value(x)) => affine_by(net, &x, 1.0, Some(&c))?,
+            | ("Sum" | "Mean", Known::Constant(c), Known::Value(x)) => {
+                Known::Value(affine_by(net, &x, 1.0, Some(&c))?)
+            }
             (op, Known::Value(x), Known::Constant(c)) | (op, Known::Constant(c), Known::Value(x)) => {
                 let bound = c.scalar().ok_or("a bound is not a single number")?;
                 let (lo, hi) = if op == "Max" { (Some(bound), None) } else { (None, Some(bound)) };

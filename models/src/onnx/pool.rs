@@ -118,13 +118,11 @@ pub(super) fn reduce(net: &mut Importer, call: &Call<'_>) -> Handled {
         let outer = x.dims.iter().product::<usize>() / count.max(1);
         let [a, b] = sides(count);
         let turned = transpose(net, &x, &order)?;
-        let Known::Value(rows) = reshape(net, &turned, vec![outer, 1, a, b])? else {
-            return Err("it is no value".into());
-        };
+        let rows = reshape(net, &turned, vec![outer, 1, a, b])?;
         (rows, [outer, a, b, 1], vec![outer, 1, 1, 1])
     };
     let y = whole_maps(net, &map, [n, h, w, c], call.op, out)?;
-    reshape(net, &y, dims)
+    reshape(net, &y, dims).map(Known::Value)
 }
 
 /// Rows and columns of as many numbers, as near to a square as they go: sums along two short axes take fewer steps than along
@@ -138,14 +136,9 @@ fn sides(count: usize) -> [usize; 2] {
 pub(super) fn along_rows(net: &mut Importer, x: &Value, op: &str) -> Result<Value, String> {
     let [rows, width] = x.dims[..] else { return Err(format!("{:?} is no matrix", x.dims)) };
     let [a, b] = sides(width);
-    let Known::Value(map) = reshape(net, x, vec![rows, 1, a, b])? else {
-        return Err("it is no value".into());
-    };
+    let map = reshape(net, x, vec![rows, 1, a, b])?;
     let y = whole_maps(net, &map, [rows, a, b, 1], op, vec![rows, 1, 1, 1])?;
-    match reshape(net, &y, vec![rows, 1])? {
-        Known::Value(y) => Ok(y),
-        _ => Err("it is no value".into()),
-    }
+    reshape(net, &y, vec![rows, 1])
 }
 
 /// Mean and the like of whole maps `[n, h, w, c]`.

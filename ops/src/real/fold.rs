@@ -13,6 +13,7 @@ use sharelens_protocol::{Error, Result};
 
 use super::stairs;
 use crate::engine::Engine;
+use crate::layers::range;
 use crate::number::{Number, Scope};
 
 /// Where a range is cut, in integers at the scale of the argument.
@@ -72,9 +73,7 @@ pub(super) async fn fold<E: Engine>(
     }
     let all = crate::layers::join(e, &parts.iter().collect::<Vec<_>>());
     let (all, signs) = e.relu_and_sign(scope.step(), &all).await?;
-    let part = |e: &mut E, of: &E::V<Full>, i: usize| {
-        e.gather_by(&[of], n, || ((i * n) as u32..((i + 1) * n) as u32).collect())
-    };
+    let part = |e: &mut E, of: &E::V<Full>, i: usize| range(e, of, i * n, (i + 1) * n);
     let (above, beyond) = (part(e, &all, 0), part(e, &all, 1));
     let clamped = e.sub(&above, &beyond);
     let mut bits = Vec::with_capacity(inner.len());

@@ -185,8 +185,7 @@ pub async fn normalise<E: Engine>(
         let all = crate::layers::join(e, &below.iter().collect::<Vec<_>>());
         let all = e.is_negative(scope.step(), &all).await?;
         for j in 0..below.len() {
-            let index: Vec<u32> = ((j * n) as u32..((j + 1) * n) as u32).collect();
-            let bit = e.gather(&[&all], &index);
+            let bit = crate::layers::range(e, &all, j * n, (j + 1) * n);
             let bit = e.scale(&bit, -1);
             bits.push(e.add_public(&bit, &[1]));
         }

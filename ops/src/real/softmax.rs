@@ -110,22 +110,21 @@ async fn by_largest<E: Engine>(
 ) -> Result<Number<E, Reduced>> {
     let rows = rows(e, logits, classes)?;
     let largest = row_max(e, scope, logits, classes).await?;
-    let repeated: Vec<u32> = (0..rows * classes).map(|i| (i / classes) as u32).collect();
-    let largest = largest.gather(e, &repeated);
+    let repeated = |each: usize| move || (0..rows * each).map(|i| (i / each) as u32).collect();
+    let largest = largest.gather_by(e, rows * classes, repeated(classes));
     let behind = logits.sub(e, scope, &largest)?;
     let (lo, most) = (ln_of(CLAMPED / classes as f64), classes as f64 * 1.01);
     let terms = exp(e, scope, &behind, lo, 0.0, term_scale(scope, most)).await?;
     let total = sum(e, scope, &terms, classes)?.within(most);
-    let kept: Vec<u32> = (0..rows * classes).filter(|i| i % classes >= from).map(|i| i as u32).collect();
-    let kept = terms.gather(e, &kept);
+    let each = classes - from;
+    let kept = || (0..rows * classes).filter(|i| i % classes >= from).map(|i| i as u32).collect();
+    let kept = terms.gather_by(e, rows * each, kept);
     let [total, kept] = lift_all(e, scope, [&total, &kept]).await?;
     // As fine as the last product allows.
     let fine = (scale * scope.bounds().divisor as f64 / kept.scale()).min(0.4 * scope.bounds().lift as f64);
     let inverse = reciprocal(e, scope, &total, 0.99, most, fine).await?;
     let inverse = inverse.lift(e, scope).await?;
-    let each = classes - from;
-    let repeated: Vec<u32> = (0..rows * each).map(|i| (i / each) as u32).collect();
-    let inverse = inverse.gather(e, &repeated);
+    let inverse = inverse.gather_by(e, rows * each, repeated(each));
     let y = kept.mul(e, scope, &inverse).await?;
     y.rescale(e, scope, scale).await
 }
@@ -141,22 +140,28 @@ async fn row_max<E: Engine>(
     let (mut value, mut width) = (x.clone(), classes);
     while width > 1 {
         let half = width / 2;
-        let part = |from: usize, to: usize| -> Vec<u32> {
-            (0..rows).flat_map(|r| (from..to).map(move |i| (r * width + i) as u32)).collect()
+        let part = |e: &mut E, from: usize, to: usize| {
+            value.gather_by(e, rows * (to - from), || {
+                (0..rows).flat_map(|r| (from..to).map(move |i| (r * width + i) as u32)).collect()
+            })
         };
-        let (a, b) = (value.gather(e, &part(0, half)), value.gather(e, &part(half, 2 * half)));
+        let (a, b) = (part(e, 0, half), part(e, half, 2 * half));
         let rise = a.sub(e, scope, &b)?;
         let rise = e.relu_reduced(scope.step(), rise.integers()).await?;
         let winner = e.add(b.integers(), &rise);
         let winner = Number::new(scope, winner, x.scale(), x.bound())?;
         // An odd entry out goes to the next level as it is.
-        let rest = value.gather(e, &part(2 * half, width));
+        let rest = part(e, 2 * half, width);
         let odd = width % 2;
-        let merge: Vec<u32> = (0..rows)
-            .flat_map(|r| (0..half + odd).map(move |i| if i < half { r * half + i } else { rows * half + r }))
-            .map(|i| i as u32)
-            .collect();
-        value = Number::join(e, &[&winner, &rest])?.gather(e, &merge);
+        let merge = || {
+            (0..rows)
+                .flat_map(|r| {
+                    (0..half + odd).map(move |i| if i < half { r * half + i } else { rows * half + r })
+                })
+                .map(|i| i as u32)
+                .collect()
+        };
+        value = Number::join(e, &[&winner, &rest])?.gather_by(e, rows * (half + odd), merge);
         width = half + odd;
     }
     Ok(value)
@@ -170,10 +175,12 @@ fn sum<E: Engine>(
     group: usize,
 ) -> Result<Number<E, Reduced>> {
     let groups = x.len(e) / group;
-    let pick = |j: usize| -> Vec<u32> { (0..groups).map(|g| (g * group + j) as u32).collect() };
-    let mut total = x.gather(e, &pick(0)).into_integers();
+    let pick = |e: &mut E, j: usize| {
+        x.gather_by(e, groups, || (0..groups).map(|g| (g * group + j) as u32).collect())
+    };
+    let mut total = pick(e, 0).into_integers();
     for j in 1..group {
-        let next = x.gather(e, &pick(j));
+        let next = pick(e, j);
         total = e.add(&total, next.integers());
     }
     Number::new(scope, total, x.scale(), x.bound() * group as f64)

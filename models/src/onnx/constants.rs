@@ -1,13 +1,123 @@
 //! Operators on constants alone: what exporters write around shapes, masks and tables becomes a constant here.
 
 use super::attributes::Reason;
-use super::movement::{broadcast, broadcast_at, sliced};
+use super::movement::{broadcast, broadcast_at, product, resolve, slice_lists, sliced, unsqueezed};
 use super::tensor::{Array, Data};
-use super::{Call, axis_of};
+use super::{Call, Known, axis_of};
 use crate::graph::{MAX_RANK, elements};
 
+/// What can be computed without the input: constants, shapes, and the index arithmetic on them. `None` if this
+/// node is not of that kind.
+pub(super) fn fold(call: &Call<'_>) -> Option<Reason<Array>> {
+    match call.op {
+        "Constant" => return Some(constant(call)),
+        "Shape" => {
+            let dims = match call.inputs.first()?.as_ref()? {
+                Known::Value(v) if v.finish.as_ref().is_some_and(|f| f.shape.is_some()) => {
+                    return Some(Err("the shape of indices is not supported".into()));
+                }
+                Known::Value(v) => &v.dims,
+                Known::Constant(c) => &c.dims,
+                Known::Unknown => return None,
+            };
+            let d = dims.len() as i64;
+            let clamp = |v: i64| (if v < 0 { v + d } else { v }).clamp(0, d) as usize;
+            let (from, to) = (clamp(call.attributes.int("start", 0)), clamp(call.attributes.int("end", d)));
+            return Some(Ok(Array::ints(dims[from.min(to)..to].iter().map(|&d| d as i64).collect())));
+        }
+        _ => {}
+    }
+    let constants: Option<Vec<&Array>> = call
+        .inputs
+        .iter()
+        .flatten()
+        .map(|k| match k {
+            Known::Constant(c) => Some(c),
+            _ => None,
+        })
+        .collect();
+    let constants = constants.filter(|c| !c.is_empty())?;
+    let x = constants[0];
+    let rank = x.dims.len();
+    Some(match call.op {
+        "Identity" | "Dropout" => Ok(x.clone()),
+        // To what the other one is of; numbers stay as they are unless they become whole.
+        "CastLike" => match (&x.data, &constants[constants.len() - 1].data) {
+            (Data::Floats(_), Data::Ints(_)) => Err("of floats to integers is not supported".into()),
+            (Data::Ints(_), Data::Floats(_)) => {
+                Ok(Array { dims: x.dims.clone(), data: Data::Floats(x.floats()) })
+            }
+            _ => Ok(x.clone()),
+        },
+        "Cast" => {
+            let cast = |data| Ok(Array { dims: x.dims.clone(), data });
+            match (call.attributes.int("to", 1), &x.data) {
+                (9, Data::Floats(v)) => cast(Data::Ints(v.iter().map(|&v| i64::from(v != 0.0)).collect())),
+                (9, Data::Ints(v)) => cast(Data::Ints(v.iter().map(|&v| i64::from(v != 0)).collect())),
+                (2..=7 | 12 | 13, Data::Floats(v)) => cast(Data::Ints(v.iter().map(|&v| v as i64).collect())),
+                (1 | 10 | 11 | 16, _) => cast(Data::Floats(x.floats())),
+                (2..=7 | 12 | 13, Data::Ints(_)) => Ok(x.clone()),
+                (to, _) => Err(format!("to type {to} is not supported")),
+            }
+        }
+        "Squeeze" | "Unsqueeze" | "Reshape" | "Flatten" => reshaped(call, x),
+        "Slice" => slice_lists(call, rank).and_then(|lists| slice(x, &lists)),
+        "Split" => return None,
+        _ => {
+            let folded = folded(call, &constants);
+            return Some(folded.unwrap_or_else(|| Err("of constants only is not supported".into())));
+        }
+    })
+}
+
+fn constant(call: &Call<'_>) -> Reason<Array> {
+    let a = &call.attributes;
+    if let Some(t) = a.tensor("value") {
+        return t.map_err(|e| e.to_string());
+    }
+    if let Some(v) = a.maybe_float("value_float") {
+        return Ok(Array { dims: vec![], data: Data::Floats(vec![v]) });
+    }
+    if a.has("value_int") {
+        return Ok(Array { dims: vec![], data: Data::Ints(vec![a.int("value_int", 0)]) });
+    }
+    if let Some(v) = a.ints("value_ints") {
+        return Ok(Array::ints(v.to_vec()));
+    }
+    if let Some(v) = a.floats("value_floats") {
+        return Ok(Array { dims: vec![v.len()], data: Data::Floats(v.to_vec()) });
+    }
+    Err("a constant of this kind is not supported".into())
+}
+
+fn reshaped(call: &Call<'_>, x: &Array) -> Reason<Array> {
+    let rank = x.dims.len();
+    let dims = match call.op {
+        "Unsqueeze" => unsqueezed(&x.dims, &call.list("axes", 1)?.ok_or("its axes are missing")?)?,
+        "Squeeze" => match call.list("axes", 1)? {
+            None => x.dims.iter().copied().filter(|&d| d != 1).collect(),
+            Some(list) => {
+                let axes = list.iter().map(|&a| axis_of(a, rank)).collect::<Reason<Vec<_>>>()?;
+                (0..rank).filter(|i| !axes.contains(i)).map(|i| x.dims[i]).collect()
+            }
+        },
+        "Reshape" => resolve(&x.dims, &call.list("shape", 1)?.ok_or("its shape is missing")?, false)?,
+        _ => {
+            let axis = match call.attributes.int("axis", 1) {
+                a if a == rank as i64 => rank,
+                a => axis_of(a, rank)?,
+            };
+            vec![x.dims[..axis].iter().product(), x.dims[axis..].iter().product()]
+        }
+    };
+    if product(&dims) != product(&x.dims) || dims.len() > MAX_RANK {
+        return Err(format!("from {:?} to {dims:?}", x.dims));
+    }
+    Ok(Array { dims, data: x.data.clone() })
+}
+
 /// The result of an operator whose inputs are all constants; `None` if it is not one of these.
-pub(super) fn folded(call: &Call<'_>, inputs: &[&Array]) -> Option<Reason<Array>> {
+fn folded(call: &Call<'_>, inputs: &[&Array]) -> Option<Reason<Array>> {
     let x = inputs[0];
     Some(match (call.op, inputs) {
         ("Mod", _) if call.attributes.int("fmod", 0) != 0 => {
@@ -334,7 +444,7 @@ fn gather(call: &Call<'_>, x: &Array, wanted: &Array) -> Reason<Array> {
 }
 
 /// Slices of any rank, of which each axis has a list of positions.
-pub(super) fn slice(x: &Array, lists: &[(usize, i64, i64, i64)]) -> Reason<Array> {
+fn slice(x: &Array, lists: &[(usize, i64, i64, i64)]) -> Reason<Array> {
     let mut axes: Vec<Vec<usize>> = x.dims.iter().map(|&d| (0..d).collect()).collect();
     for &(axis, start, end, step) in lists {
         axes[axis] = sliced(x.dims[axis], start, end, step)?.into_iter().map(|i| i as usize).collect();
