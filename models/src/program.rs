@@ -252,6 +252,10 @@ pub async fn run<E: Engine>(
     let mut running = FuturesUnordered::new();
     let mut since = Instant::now();
     loop {
+        while let Some(index) = flow.sample(engine) {
+            let elapsed = std::mem::replace(&mut since, Instant::now()).elapsed();
+            on_layer(Progress { index, layer: &program.layers[index], elapsed });
+        }
         while let Some(index) = flow.ready.pop_first() {
             let (layer, at) = (&program.layers[index], Step::layer(index as u32));
             let inputs = flow.take_inputs(layer);
@@ -276,7 +280,8 @@ pub async fn run<E: Engine>(
 }
 
 /// Values on their way through a program.
-struct Flow<E: Engine> {
+struct Flow<'a, E: Engine> {
+    program: &'a Program,
     registers: Vec<Option<Value<E>>>,
     /// Layers that read a register.
     readers: Vec<Vec<usize>>,
@@ -286,17 +291,21 @@ struct Flow<E: Engine> {
     awaits: Vec<usize>,
     /// Layers that wait for nothing.
     ready: BTreeSet<usize>,
+    /// Samples that wait for nothing. They come first, since they only look at a value that others then move out.
+    samples: Vec<usize>,
 }
 
-impl<E: Engine> Flow<E> {
-    fn new(program: &Program, input: Value<E>) -> Self {
+impl<'a, E: Engine> Flow<'a, E> {
+    fn new(program: &'a Program, input: Value<E>) -> Self {
         let count = program.layers.len() + 1;
         let mut flow = Self {
+            program,
             registers: (0..count).map(|_| None).collect(),
             readers: vec![Vec::new(); count],
             reads: vec![0; count],
             awaits: vec![0; count - 1],
             ready: BTreeSet::new(),
+            samples: Vec::new(),
         };
         for (index, layer) in program.layers.iter().enumerate() {
             for &r in &layer.inputs {
@@ -314,13 +323,51 @@ impl<E: Engine> Flow<E> {
         let register = register as usize;
         for &reader in &self.readers[register] {
             self.awaits[reader] -= 1;
-            if self.awaits[reader] == 0 {
-                self.ready.insert(reader);
+            if self.awaits[reader] > 0 {
+                continue;
+            }
+            match self.program.layers[reader].op {
+                Instruction::Sample { .. } => self.samples.push(reader),
+                _ => drop(self.ready.insert(reader)),
             }
         }
         if self.reads[register] > 0 {
             self.registers[register] = Some(value);
         }
+    }
+
+    /// What the next ready sample picks of its register.
+    fn sample(&mut self, engine: &mut E) -> Option<usize> {
+        let index = self.samples.pop()?;
+        let layer = &self.program.layers[index];
+        let (r, len) = (layer.inputs[0] as usize, layer.shape.iter().product());
+        let &Instruction::Sample { stride, shift, factor } = &layer.op else { return None };
+        let register = self.registers[r].as_ref().expect("there, and kept until its last use");
+        let places = || (0..len).map(|i| (i * stride) as u32).collect();
+        let picked = match register {
+            Value::Full(x) => {
+                let picked = engine.gather_by(&[x], len, places);
+                engine.reduce(&picked)
+            }
+            Value::Reduced(x) => engine.gather_by(&[x], len, places),
+            Value::Bits(x) => {
+                let picked = engine.gather_by(&[x.numbers()], len, places);
+                engine.reduce(&picked)
+            }
+        };
+        self.reads[r] -= 1;
+        if self.reads[r] == 0 {
+            self.registers[r] = None;
+        }
+        let moved = match (shift, factor) {
+            (0, 1) => picked,
+            _ => {
+                let moved = engine.add_public(&picked, &[-shift]);
+                engine.scale(&moved, factor)
+            }
+        };
+        self.put(index as Register + 1, Value::Reduced(moved));
+        Some(index)
     }
 
     /// What a ready layer reads. A value is moved out at its last use: copying a share costs as much as adding to it.
@@ -463,12 +510,12 @@ fn arranged<E: Engine, D: Domain>(
     arrange: &Arrange,
     layer: &Layer,
     shapes: &[&[usize]],
-    values: Vec<E::V<D>>,
+    mut values: Vec<E::V<D>>,
 ) -> Result<E::V<D>> {
     Ok(match (arrange, &values[..]) {
         (Arrange::Add, [x, y]) => e.add(x, y),
         (Arrange::Sub, [x, y]) => e.sub(x, y),
-        (Arrange::Reshape, [x]) => x.clone(),
+        (Arrange::Reshape, [_]) => values.swap_remove(0),
         (Arrange::Add | Arrange::Sub | Arrange::Reshape, _) => {
             return Err(Error::Config("a step lacks an input".into()));
         }
@@ -605,21 +652,13 @@ async fn step<E: Engine>(
                 }
             }
         }
-        &Instruction::Sample { stride, shift, factor } => {
-            let x = reduced(e, x);
-            let len = layer.shape.iter().product();
-            let picked = e.gather_by(&[&x], len, || (0..len).map(|i| (i * stride) as u32).collect());
-            if (shift, factor) == (0, 1) {
-                return Ok(Value::Reduced(picked));
-            }
-            let moved = e.add_public(&picked, &[-shift]);
-            Value::Reduced(e.scale(&moved, factor))
-        }
         Instruction::Outside => {
             let parts: Vec<_> = std::iter::once(x).chain(inputs).map(|v| reduced(e, v)).collect();
             let parts: Vec<_> = parts.iter().collect();
             Value::Full(layers::outside(e, at, &parts, program.bounds.lift).await?)
         }
-        Instruction::Detect { .. } => return Err(Error::Config("a stage was not run".into())),
+        Instruction::Sample { .. } | Instruction::Detect { .. } => {
+            return Err(Error::Config("a step of another kind".into()));
+        }
     })
 }
