@@ -42,7 +42,7 @@ async fn ask(cluster: &Cluster, connection: &Connection, purpose: Purpose) -> Re
 }
 
 fn model(name: &str) -> Purpose {
-    Purpose::Infer { model: name.into(), version: None, start: Start::Prepared }
+    Purpose::Infer { model: name.into(), version: None, start: Start::Prepared, wait_s: 60 }
 }
 
 /// Handshakes whose first packet is real and whose answer gets lost: every one from an address of its own.

@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 
 use crate::config::{Cluster, LinkConfig, PROTOCOL_VERSION, Role};
 use crate::control::{
-    Accepted, Go, Hello, ImageShare, ModelId, Models, Purpose, Ready, Report, ResultShare, SessionId, Start,
-    Upload, check_name,
+    Accepted, Go, Hello, ImageShare, ModelId, Models, Purpose, Readiness, Report, ResultShare, SessionId,
+    Start, Upload, check_name,
 };
 use crate::engine;
 use crate::error::{Code, Error, Result};
@@ -26,14 +26,16 @@ pub struct Patience {
     pub connect: Duration,
     /// For a node's answer.
     pub answer: Duration,
+    /// For a place, while all are in use; whole seconds.
+    pub queue: Duration,
     /// For preprocessing and for the result.
     pub work: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        let [connect, answer, work] = [10, 60, 900].map(Duration::from_secs);
-        Self { connect, answer, work }
+        let [connect, answer, queue, work] = [10, 60, 60, 900].map(Duration::from_secs);
+        Self { connect, answer, queue, work }
     }
 }
 
@@ -60,6 +62,13 @@ pub struct SharedImage {
 pub enum Progress {
     /// Both servers accepted the request.
     Accepted,
+    /// All places are in use; said again when the position changes.
+    Queued {
+        /// How many places have to become free until it is this request's turn.
+        position: u32,
+        /// About how many seconds that takes; unknown until some session has ended.
+        seconds: Option<u32>,
+    },
     /// Both servers take the image: they have their correlations, or need not.
     Ready,
     /// Both servers have their shares of the image.
@@ -78,7 +87,10 @@ pub struct Inference {
     pub outputs: [Zeroizing<Vec<u8>>; 2],
     /// What the servers report.
     pub reports: [Report; 2],
-    /// Seconds from the request until the image could be sent: with [`Start::AtOnce`], to set up the session.
+    /// Seconds for which the request waited for a place.
+    pub queued_seconds: f64,
+    /// Seconds from the request until the image could be sent, without those of the queue: with [`Start::AtOnce`], to set
+    /// up the session.
     pub offline_seconds: f64,
     /// Seconds from then to having the result, whatever the servers waited for.
     pub online_seconds: f64,
@@ -118,7 +130,8 @@ impl Client {
         check_name(model)?;
         let started = Instant::now();
         let session = SessionId::random()?;
-        let purpose = || Purpose::Infer { model: model.into(), version, start };
+        let wait_s = u32::try_from(self.patience.queue.as_secs()).unwrap_or(u32::MAX);
+        let purpose = || Purpose::Infer { model: model.into(), version, start, wait_s };
         let mut s0 = self.open(Role::Server0, session, purpose()).await?;
         let mut s1 = self.open(Role::Server1, session, purpose()).await?;
         let (accepted, other) = either_tells(s0.recv::<Accepted>(), s1.recv::<Accepted>()).await?;
@@ -130,7 +143,7 @@ impl Client {
             });
         }
         for s in [&mut s0, &mut s1] {
-            s.set_timeout(self.patience.work);
+            s.set_timeout(self.patience.queue + self.patience.work);
         }
         Ok(Session { streams: [s0, s1], accepted, started })
     }
@@ -229,6 +242,11 @@ impl Client {
         Ok(models)
     }
 
+    /// How long requests from now on may wait for a place.
+    pub const fn set_queue_patience(&mut self, wait: Duration) {
+        self.patience.queue = wait;
+    }
+
     /// Says good-bye.
     pub async fn close(self) {
         self.endpoint.close(Code::Ended, "").await;
@@ -267,15 +285,18 @@ impl Session {
         engine::decode_manifest(&self.accepted.manifest)
     }
 
-    /// Sends the image once the servers take it, and waits for the result. `progress` is told when they are
-    /// [`Progress::Ready`] and when the image is [`Progress::Sent`].
+    /// Sends the image once the servers take it, and waits for the result. `progress` is told where in the queue the
+    /// request is, if it has to wait for a place, when the servers are [`Progress::Ready`] and when the image is [`Progress::Sent`].
     ///
     /// # Errors
     /// Those of the nodes, as [`Error::Refused`]; [`Error::Malformed`] if a result has another length.
     pub async fn run(self, image: SharedImage, progress: impl Fn(Progress)) -> Result<Inference> {
         let Self { streams: [mut s0, mut s1], accepted, started } = self;
-        both(&mut s0, &mut s1, async |s| s.recv::<Ready>().await, async |s| s.recv::<Ready>().await).await?;
-        let (ready, offline_seconds) = (Instant::now(), started.elapsed().as_secs_f64());
+        let told = |at| progress(at);
+        let (queued_seconds, _) =
+            both(&mut s0, &mut s1, async |s| readiness(s, told).await, async |s| readiness(s, told).await)
+                .await?;
+        let (ready, offline_seconds) = (Instant::now(), started.elapsed().as_secs_f64() - queued_seconds);
         progress(Progress::Ready);
         // Both go as they are and are wiped when they are sent: no copy is left behind.
         let seed = Bytes::from_owner(Zeroizing::new(*image.seed.as_bytes()));
@@ -297,6 +318,7 @@ impl Session {
             owner: accepted.owner,
             outputs: [o0, o1],
             reports: [report0, report1],
+            queued_seconds,
             offline_seconds,
             online_seconds,
         })
@@ -304,6 +326,16 @@ impl Session {
 }
 
 const SLICE: usize = 1 << 20;
+
+/// Waits until a server takes the image; for how long the request was queued.
+async fn readiness(stream: &mut ControlStream, progress: impl Fn(Progress)) -> Result<f64> {
+    loop {
+        match stream.recv().await? {
+            Readiness::Queued { position, seconds } => progress(Progress::Queued { position, seconds }),
+            Readiness::Ready { queued, .. } => return Ok(queued),
+        }
+    }
+}
 
 async fn send_share(stream: &mut ControlStream, share: Bytes) -> Result<()> {
     stream.send(&ImageShare { bytes: share.len() as u64 }).await?;
@@ -414,10 +446,10 @@ mod tests {
     async fn a_server_that_leaves_is_heard_while_the_other_is_waited_for() {
         for leaves in [0, 1] {
             let ([mut s0, mut s1], mut servers, _server, _client) = two_streams().await;
-            servers[leaves].send(&Ready { seconds: 1.0 }).await.unwrap();
+            servers[leaves].send(&Readiness::Ready { seconds: 1.0, queued: 0.0 }).await.unwrap();
             let [first, second] = servers;
             let (leaver, stays) = if leaves == 0 { (first, second) } else { (second, first) };
-            let ready = async |s: &mut ControlStream| s.recv::<Ready>().await;
+            let ready = async |s: &mut ControlStream| readiness(s, |_| {}).await;
             let waits = tokio::time::timeout(Duration::from_secs(4), both(&mut s0, &mut s1, ready, ready));
             let reason = Error::Draining("it".into());
             let (outcome, ()) = tokio::join!(waits, leaver.refuse(&reason));
@@ -431,10 +463,13 @@ mod tests {
     async fn two_servers_may_be_done_in_any_order() {
         for order in [[0, 1], [1, 0]] {
             let ([mut s0, mut s1], mut servers, _server, _client) = two_streams().await;
-            let ready = async |s: &mut ControlStream| s.recv::<Ready>().await;
+            let ready = async |s: &mut ControlStream| readiness(s, |_| {}).await;
             let answer = async {
                 for server in order {
-                    servers[server].send(&Ready { seconds: server as f64 }).await.unwrap();
+                    servers[server]
+                        .send(&Readiness::Ready { seconds: 1.0, queued: server as f64 })
+                        .await
+                        .unwrap();
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 // What is due later may come early, too.
@@ -442,7 +477,7 @@ mod tests {
             };
             let (outcome, ()) = tokio::join!(both(&mut s0, &mut s1, ready, ready), answer);
             let (a, b) = outcome.unwrap();
-            assert_eq!([a.seconds, b.seconds], [0.0, 1.0]);
+            assert_eq!([a, b], [0.0, 1.0]);
             [&mut s0, &mut s1][order[0]].recv::<Go>().await.unwrap();
         }
     }

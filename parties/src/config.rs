@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::identity::{Pin, hex};
 
 /// Changes with every incompatible change of what nodes say to each other.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Which of the three nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -320,6 +320,12 @@ impl Default for Preprocessing {
 pub struct Limits {
     /// Sessions at once.
     pub sessions: usize,
+    /// Requests that wait while all sessions are in use.
+    pub queue: usize,
+    /// How many of them may be of one key.
+    pub queue_per_key: usize,
+    /// Longest such wait, in seconds; a client may ask for less.
+    pub queue_timeout_s: u64,
     /// Connections of clients and owners at once.
     pub client_connections: usize,
     /// How many of them one key may have.
@@ -348,6 +354,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             sessions: 4,
+            queue: 256,
+            queue_per_key: 64,
+            queue_timeout_s: 600,
             client_connections: 64,
             connections_per_key: 16,
             uploads: 2,
@@ -366,6 +375,9 @@ impl Default for Limits {
 impl Limits {
     pub(crate) fn message_timeout(&self) -> Duration {
         Duration::from_secs(self.message_timeout_s)
+    }
+    pub(crate) fn queue_timeout(&self) -> Duration {
+        Duration::from_secs(self.queue_timeout_s)
     }
     pub(crate) fn session_timeout(&self) -> Duration {
         Duration::from_secs(self.session_timeout_s)
@@ -511,6 +523,9 @@ impl NodeConfig {
         let limits = &self.limits;
         for (name, n, max) in [
             ("limits.sessions", limits.sessions as u64, 1024),
+            ("limits.queue", limits.queue as u64, 65_536),
+            ("limits.queue_per_key", limits.queue_per_key as u64, 65_536),
+            ("limits.queue_timeout_s", limits.queue_timeout_s, 86_400),
             ("limits.client_connections", limits.client_connections as u64, 65_536),
             ("limits.connections_per_key", limits.connections_per_key as u64, 65_536),
             ("limits.uploads", limits.uploads as u64, 1024),

@@ -140,6 +140,8 @@ pub enum Purpose {
         version: Option<u32>,
         /// When the image will come.
         start: Start,
+        /// How many seconds the request may wait for a place, if all are in use.
+        wait_s: u32,
     },
     /// From server 0 to server 1: the servers' channel of a client's session. Answered by [`Go`].
     Online(Work),
@@ -219,11 +221,23 @@ pub struct ImageShare {
     pub bytes: u64,
 }
 
-/// A server takes the image: it has enough correlations, or was told not to wait for them.
+/// What a server says between its acceptance and the image. Server 0 alone says how far the queue is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Ready {
-    /// Seconds since the request.
-    pub seconds: f64,
+pub enum Readiness {
+    /// All places are in use, and the request waits for one.
+    Queued {
+        /// How many places have to become free until it is its turn.
+        position: u32,
+        /// About how many seconds that takes, once a session has shown how long they are.
+        seconds: Option<u32>,
+    },
+    /// It takes the image: it has enough correlations, or was told not to wait for them.
+    Ready {
+        /// Seconds since the request.
+        seconds: f64,
+        /// How many of them it waited for a place.
+        queued: f64,
+    },
 }
 
 /// Announces a share of the result.
@@ -304,7 +318,7 @@ messages! {
     4 Go "permission to go on" 16;
     5 Accepted "acceptance" MAX_MANIFEST + 1024;
     6 ImageShare "announcement of an image share" 64;
-    7 Ready "readiness" 64;
+    7 Readiness "readiness" 64;
     8 ResultShare "result" 4 << 20;
     9 DealtSeed "seed" 64;
     10 Models "list of models" 1 << 20;
@@ -321,13 +335,20 @@ mod tests {
             version: 1,
             cluster: [2; 32],
             session: SessionId([3; 32]),
-            purpose: Purpose::Infer { model: "cxr".into(), version: Some(4), start: Start::AtOnce },
+            purpose: Purpose::Infer {
+                model: "cxr".into(),
+                version: Some(4),
+                start: Start::AtOnce,
+                wait_s: 60,
+            },
         };
-        let mut golden = vec![1, 0, 1, 0, 92, 0, 0, 0];
+        let mut golden = vec![1, 0, 1, 0, 96, 0, 0, 0];
         golden.extend([1, 0, 0, 0]);
         golden.extend([2; 32]);
         golden.extend([3; 32]);
-        golden.extend([1, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, b'c', b'x', b'r', 1, 4, 0, 0, 0, 1, 0, 0, 0]);
+        golden.extend([
+            1, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, b'c', b'x', b'r', 1, 4, 0, 0, 0, 1, 0, 0, 0, 60, 0, 0, 0,
+        ]);
         assert_eq!(encode(&hello).unwrap(), golden);
         assert_eq!(decode_body::<Hello>(&golden[FRAME_HEADER_BYTES..]).unwrap(), hello);
     }
@@ -348,7 +369,7 @@ mod tests {
         let upload = Upload { model: work().model, manifest_bytes: 1, share_bytes: 2 };
         let all = [
             Purpose::Greet { role: Role::Helper, boot: [0; 16] },
-            Purpose::Infer { model: "m".into(), version: None, start: Start::Prepared },
+            Purpose::Infer { model: "m".into(), version: None, start: Start::Prepared, wait_s: 0 },
             Purpose::Online(work()),
             Purpose::Deal(work()),
             Purpose::Load(work()),

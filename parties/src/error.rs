@@ -81,6 +81,14 @@ pub enum Error {
         /// How many there are.
         most: usize,
     },
+    /// A request waited for as long as it might.
+    #[error("no session became free within {seconds} s, and {before} request{} still come before this one: ask for a longer wait", if *before == 1 { "" } else { "s" })]
+    Queued {
+        /// How long it waited.
+        seconds: u64,
+        /// Requests that come before it.
+        before: u32,
+    },
     /// The machine of the node went down, and what it wrote last may be lost.
     #[error("the machine of this node went down without warning: sessions are taken again in {seconds} s")]
     Recovering {
@@ -227,6 +235,15 @@ impl Code {
         usize::try_from(code).ok().and_then(|i| Self::ALL.get(i)).map_or(Self::Unknown, |(c, _)| *c)
     }
 
+    /// Whether the same request may be served a little later. Trying again is safe: it is a session of its own, with fresh
+    /// shares.
+    pub const fn passes(self) -> bool {
+        matches!(
+            self,
+            Self::Busy | Self::Draining | Self::StaleLoad | Self::Link | Self::Timeout | Self::Ended
+        )
+    }
+
     /// The number on the wire.
     pub const fn to_wire(self) -> u32 {
         self as u32
@@ -251,7 +268,7 @@ impl Error {
             Self::Version { .. } => Code::Version,
             Self::NotAllowed { .. } => Code::NotAllowed,
             Self::Replay(_) | Self::Clock { .. } => Code::Replay,
-            Self::Busy { .. } | Self::Recovering { .. } => Code::Busy,
+            Self::Busy { .. } | Self::Queued { .. } | Self::Recovering { .. } => Code::Busy,
             Self::Draining(_) => Code::Draining,
             Self::UnknownModel(_) => Code::UnknownModel,
             Self::ModelExists { .. } => Code::ModelExists,

@@ -8,6 +8,7 @@ mod helper;
 mod loads;
 mod models;
 mod peers;
+mod queue;
 mod server;
 mod sessions;
 
@@ -31,6 +32,7 @@ use admission::Admission;
 use loads::Loads;
 use models::Catalogue;
 use peers::Peers;
+use queue::Queue;
 use sessions::{Active, Rendezvous};
 
 /// How soon a connection of a key that was struck off is closed.
@@ -56,6 +58,7 @@ struct Inner<R: Runner> {
     loads: Loads<R>,
     /// Streams of other nodes that wait for their counterpart of the same session.
     arrivals: Rendezvous<sessions::Arrival>,
+    queue: Queue,
     admission: Admission,
     enrolment: Enrolment,
     /// Manifests are checked one at a time.
@@ -89,7 +92,10 @@ impl<R: Runner> Node<R> {
             catalogue: Catalogue::default(),
             loads: Loads::new(config.limits.loaded_mib << 20),
             // As many as clients can have streams, and nodes.
-            arrivals: Rendezvous::new(4 * (config.limits.sessions + config.limits.client_connections)),
+            arrivals: Rendezvous::new(
+                4 * (config.limits.sessions + config.limits.client_connections) + config.limits.queue,
+            ),
+            queue: Queue::new(&config.limits),
             admission: Admission::new(&config.limits),
             enrolment: Enrolment::open(&config)?,
             checking: Arc::new(tokio::sync::Semaphore::new(1)),
@@ -196,7 +202,8 @@ async fn serve<R: Runner>(inner: Arc<Inner<R>>, connection: Connection) {
     let (connection, _place) = match peer {
         Some(role) => {
             let limits = &inner.config.limits;
-            connection.trust(limits.sessions, CLIENT_STREAMS as usize * limits.client_connections);
+            let waiting = CLIENT_STREAMS as usize * limits.client_connections + limits.queue;
+            connection.trust(limits.sessions, waiting);
             (connection.named(role.to_string()), None)
         }
         None => {
@@ -292,10 +299,12 @@ async fn route<R: Runner>(
         (Role::Helper, Some(Role::Server1), Purpose::Load(work)) => {
             helper::load(inner, stream, session, work).await
         }
-        (Role::Server0 | Role::Server1, None, Purpose::Infer { model, version, start })
+        (Role::Server0 | Role::Server1, None, Purpose::Infer { model, version, start, wait_s })
             if inner.enrolment.may(connection.pin(), Right::Client) =>
         {
-            server::infer(inner, stream, session, server::Request { model, version, start }).await
+            let wait = Duration::from_secs(wait_s.into());
+            let request = server::Request { pin: connection.pin(), model, version, start, wait };
+            server::infer(inner, stream, session, request).await
         }
         (_, None, Purpose::Share(upload)) if inner.enrolment.may(connection.pin(), Right::Owner) => {
             models::receive(inner, stream, connection.pin(), upload).await

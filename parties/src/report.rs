@@ -88,7 +88,7 @@ impl CostReport {
         let [r0, r1] = &inference.reports;
         Self {
             overlapped: start == Start::AtOnce,
-            prepared_seconds: r0.offline_seconds.max(r1.offline_seconds),
+            prepared_seconds: r0.offline_seconds.max(r1.offline_seconds) - inference.queued_seconds,
             offline: Phase {
                 seconds: inference.offline_seconds,
                 rounds: 1,

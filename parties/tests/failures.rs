@@ -464,7 +464,8 @@ fn garbage_and_replays_do_not_stop_a_node() {
         runtime.block_on(async {
             let connection = connect(nodes, Role::Server0, &stranger).await;
             let mut stream = connection.open(Duration::from_secs(5)).await.unwrap();
-            let purpose = Purpose::Infer { model: "net".into(), version: None, start: Start::Prepared };
+            let purpose =
+                Purpose::Infer { model: "net".into(), version: None, start: Start::Prepared, wait_s: 60 };
             let cluster = nodes.cluster().hash();
             stream.send(&Hello { version: PROTOCOL_VERSION, cluster, session, purpose }).await.unwrap();
             stream.recv::<Go>().await.unwrap_err()

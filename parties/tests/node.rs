@@ -181,12 +181,112 @@ async fn several_sessions_at_once_up_to_the_limit() {
         check(&inference.unwrap());
     }
     assert!(start.elapsed() < Duration::from_millis(1800), "not one after the other");
-    let more = [(); 4].map(|()| infer(&client, "toy"));
-    let outcomes = futures::future::join_all(more).await;
-    let codes: Vec<_> = outcomes.iter().filter_map(|o| o.as_ref().err().map(Error::code)).collect();
-    // The servers may have turned away different ones.
-    assert!(!codes.is_empty() && codes.iter().all(|c| *c == Code::Busy), "{codes:?}");
-    outcomes.iter().flatten().for_each(check);
+    let positions = Mutex::new(Vec::new());
+    let told = |at| {
+        if let Progress::Queued { position, seconds } = at {
+            positions.lock().unwrap().push((position, seconds.is_some()));
+        }
+    };
+    let other = nodes.client().await;
+    let more = [&client, &client, &client, &other, &client]
+        .map(|c| c.infer("toy", None, Start::Prepared, share_image, told));
+    for inference in futures::future::join_all(more).await {
+        check(&inference.unwrap());
+    }
+    let positions = positions.into_inner().unwrap();
+    assert!(positions.iter().any(|p| p.0 <= 2) && positions.iter().all(|p| p.1), "two waited: {positions:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_longer_than_it_said_or_leaves_is_forgotten() {
+    let nodes = Nodes::start_with(|c| {
+        c.limits.sessions = 1;
+        c.limits.queue_per_key = 1;
+        c.limits.message_timeout_s = 30;
+    })
+    .await;
+    nodes.share("toy", 1, "toy:100").await.unwrap();
+    let holder = nodes.client().await;
+    check(&infer(&holder, "toy").await.unwrap());
+    let held = holder.begin("toy", None, Start::AtOnce).await.unwrap();
+    let image = share_image(held.accepted()).unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let identity = Arc::new(Identity::generate().unwrap());
+    let patience = |seconds| Patience { queue: Duration::from_secs(seconds), ..Patience::default() };
+    let connect = |patience| {
+        let (cluster, identity) = (&nodes.cluster, identity.clone());
+        async move {
+            Client::connect(cluster, &Role::ALL, identity, &LinkConfig::default(), patience).await.unwrap()
+        }
+    };
+    let e = infer(&connect(patience(0)).await, "toy").await.err().unwrap();
+    assert!(e.code() == Code::Busy && e.to_string().contains("0 s"), "at once: {e}");
+    let e = infer(&connect(patience(1)).await, "toy").await.err().unwrap();
+    assert!(e.code() == Code::Busy && e.to_string().contains("within 1 s"), "after a second: {e}");
+    let leaver = connect(patience(60)).await;
+    let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let waits = leaver.infer("toy", None, Start::AtOnce, share_image, move |at| {
+        let _ = told.send(at);
+    });
+    {
+        tokio::pin!(waits);
+        let position = async {
+            loop {
+                if let Progress::Queued { position, .. } = hears.recv().await.unwrap() {
+                    break position;
+                }
+            }
+        };
+        tokio::select! {
+            _ = &mut waits => panic!("there is no place"),
+            position = position => assert_eq!(position, 1),
+        }
+        let second = connect(patience(60)).await;
+        let e = infer(&second, "toy").await.err().unwrap();
+        assert!(e.code() == Code::Busy && e.to_string().contains("one key"), "its only place to wait: {e}");
+    }
+    // It left, so its place to wait is free again; and the session's, once the first one is done.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let again = connect(patience(60)).await;
+    let first = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        held.run(image, |_| {}).await
+    };
+    let (first, next) = tokio::join!(first, infer(&again, "toy"));
+    check(&first.unwrap());
+    let next = next.unwrap();
+    check(&next);
+    assert!(next.queued_seconds > 0.1, "it waited for the first: {}", next.queued_seconds);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_does_not_wait_for_the_queue() {
+    for role in Role::ALL {
+        let mut nodes = Nodes::start_with(|c| c.limits.sessions = 1).await;
+        nodes.share("toy", 1, "toy:100").await.unwrap();
+        let (holder, waiter) = (nodes.client().await, nodes.client().await);
+        check(&infer(&holder, "toy").await.unwrap());
+        let held = holder.begin("toy", None, Start::AtOnce).await.unwrap();
+        let image = share_image(held.accepted()).unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let waits = infer(&waiter, "toy");
+        let stops = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let drain = nodes.nodes[role as usize].take().unwrap().drain();
+            let run = async {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                held.run(image, |_| {}).await
+            };
+            tokio::join!(drain, run).1
+        };
+        let (waited, ran) =
+            tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(waits, stops) })
+                .await
+                .expect("it stops once the session that runs is over");
+        check(&ran.unwrap());
+        let e = waited.err().unwrap();
+        assert_eq!(e.code(), Code::Draining, "{role}: {e}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -358,7 +458,7 @@ async fn strangers_and_strange_hellos_are_refused() {
     // Server 0's own key, asking for what is server 1's.
     let server0 = Arc::new(Identity::load(&nodes.home(Role::Server0).join("server0.key")).unwrap());
     let change = |h: &mut Hello| {
-        h.purpose = Purpose::Infer { model: "m".into(), version: None, start: Start::Prepared }
+        h.purpose = Purpose::Infer { model: "m".into(), version: None, start: Start::Prepared, wait_s: 60 }
     };
     expect(Role::Server1, &server0, Code::NotAllowed, "run a model", &change).await;
 }
@@ -372,7 +472,8 @@ async fn a_session_cannot_be_replayed() {
     let request = |session: SessionId| {
         move |h: &mut Hello| {
             h.session = session;
-            h.purpose = Purpose::Infer { model: "toy".into(), version: None, start: Start::Prepared };
+            h.purpose =
+                Purpose::Infer { model: "toy".into(), version: None, start: Start::Prepared, wait_s: 60 };
         }
     };
     // The helper of this test waits for a Go and gets the acceptance instead.
@@ -464,7 +565,7 @@ async fn lonely(
     let wait = Duration::from_secs(5);
     let connection = endpoint.connect("it", &card.public, card.pin, wait).await.unwrap();
     let mut stream = connection.open(wait).await.unwrap();
-    let purpose = Purpose::Infer { model: model.into(), version: None, start: Start::Prepared };
+    let purpose = Purpose::Infer { model: model.into(), version: None, start: Start::Prepared, wait_s: 60 };
     let session = SessionId::random().unwrap();
     stream
         .send(&Hello { version: PROTOCOL_VERSION, cluster: nodes.cluster.hash(), session, purpose })

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use quinn::crypto::rustls::QuicClientConfig;
 use sharelens::codec::{self, Message};
 use sharelens::config::LinkConfig;
-use sharelens::control::{Accepted, Go, Greeting, MAX_MANIFEST, ModelId, Ready, Refusal};
+use sharelens::control::{Accepted, Go, Greeting, MAX_MANIFEST, ModelId, Readiness, Refusal};
 use sharelens::transport::{Connection, ControlStream, Ended, Endpoint, Sending, StreamChannel, Traffic};
 use sharelens::{Code, Error, Identity, Pin};
 use sharelens_protocol::{Channel, Error as ProtocolError, Step};
@@ -110,14 +110,14 @@ async fn what_is_said_out_of_turn_is_not_lost() {
     for _ in 0..2 {
         assert!(tokio::time::timeout(Duration::from_millis(50), a.speaks()).await.is_err());
     }
-    let frame = codec::encode(&Ready { seconds: 1.5 }).unwrap();
+    let frame = codec::encode(&Readiness::Ready { seconds: 1.5, queued: 0.25 }).unwrap();
     let (first, rest) = frame.split_at(1);
     b.send_bulk(first.to_vec().into()).await.unwrap();
     for _ in 0..2 {
         tokio::time::timeout(TIMEOUT, a.speaks()).await.expect("a byte is here");
     }
     b.send_bulk(rest.to_vec().into()).await.unwrap();
-    assert_eq!(a.recv::<Ready>().await.unwrap().seconds, 1.5);
+    assert_eq!(a.recv::<Readiness>().await.unwrap(), Readiness::Ready { seconds: 1.5, queued: 0.25 });
     b.send(&Go).await.unwrap();
     tokio::time::timeout(TIMEOUT, a.speaks()).await.expect("a message is here");
     assert_eq!(a.out_of_turn().await.code(), Code::Malformed);
@@ -236,8 +236,8 @@ async fn keys_and_the_hybrid_exchange_are_required() {
 async fn control_messages_and_bulk() {
     let pair = pair().await;
     let (mut a, mut b) = streams(&pair).await;
-    b.send(&Ready { seconds: 1.5 }).await.unwrap();
-    assert_eq!(a.recv::<Ready>().await.unwrap(), Ready { seconds: 1.5 });
+    b.send(&Readiness::Ready { seconds: 1.5, queued: 0.25 }).await.unwrap();
+    assert_eq!(a.recv::<Readiness>().await.unwrap(), Readiness::Ready { seconds: 1.5, queued: 0.25 });
     let bulk: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
     let (sent, got) = tokio::join!(a.send_bulk(bulk.clone().into()), b.recv_bulk(bulk.len(), "bulk"));
     sent.unwrap();
@@ -268,7 +268,7 @@ async fn bad_control_messages_are_named() {
         (header(Go::KIND, u32::MAX), "limit"),
         (header(Refusal::KIND, u32::MAX), "refusal"),
         (header(Go::KIND, 8).into_iter().chain([0; 8]).collect(), "left over"),
-        (header(Ready::KIND, 64), "kind 7"),
+        (header(Readiness::KIND, 64), "kind 7"),
         (go[..5].to_vec(), "end of the stream"),
     ];
     for (bytes, word) in cases {

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use sharelens::codec::{self, FRAME_HEADER_BYTES, Message};
 use sharelens::config::{Card, Cluster, NodeConfig};
 use sharelens::control::{
-    Accepted, DealtSeed, Go, Greeting, Hello, ImageShare, ModelId, Models, Ready, Refusal, ResultShare,
+    Accepted, DealtSeed, Go, Greeting, Hello, ImageShare, ModelId, Models, Readiness, Refusal, ResultShare,
     SessionId,
 };
 use sharelens::error::Code;
@@ -43,7 +43,7 @@ pub fn frames(data: &[u8]) {
         message::<Go>(kind, body);
         message::<Accepted>(kind, body);
         message::<ImageShare>(kind, body);
-        message::<Ready>(kind, body);
+        message::<Readiness>(kind, body);
         message::<ResultShare>(kind, body);
         message::<DealtSeed>(kind, body);
         message::<Models>(kind, body);

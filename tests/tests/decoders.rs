@@ -10,8 +10,8 @@ use common::Builder;
 use sharelens::codec::encode;
 use sharelens::config::{Card, Cluster, NodeConfig, PROTOCOL_VERSION};
 use sharelens::control::{
-    Accepted, DealtSeed, Go, Greeting, Hello, ImageShare, ModelId, Models, Purpose, Ready, Refusal, Report,
-    ResultShare, SessionId, Start, Upload, Work,
+    Accepted, DealtSeed, Go, Greeting, Hello, ImageShare, ModelId, Models, Purpose, Readiness, Refusal,
+    Report, ResultShare, SessionId, Start, Upload, Work,
 };
 use sharelens::{Identity, Pin, Role, engine};
 use sharelens_models::program::{Arrange, Instruction};
@@ -130,7 +130,7 @@ fn frames() {
     let report = Report { ledger, online_seconds: 0.1, ..Report::default() };
     let mut seeds = vec![
         hello(Purpose::Greet { role: Role::Helper, boot: [3; 16] }),
-        hello(Purpose::Infer { model: "m".into(), version: Some(2), start: Start::AtOnce }),
+        hello(Purpose::Infer { model: "m".into(), version: Some(2), start: Start::AtOnce, wait_s: 60 }),
         hello(Purpose::Online(work())),
         hello(Purpose::Deal(work())),
         hello(Purpose::Load(work())),
@@ -141,7 +141,7 @@ fn frames() {
         encode(&Go).unwrap(),
         encode(&Accepted { model: id(), manifest: vec![1, 2, 3], owner: Pin::from_bytes([5; 32]) }).unwrap(),
         encode(&ImageShare { bytes: 77 }).unwrap(),
-        encode(&Ready { seconds: 0.25 }).unwrap(),
+        encode(&Readiness::Ready { seconds: 0.25, queued: 0.125 }).unwrap(),
         encode(&ResultShare { bytes: 12, report }).unwrap(),
         encode(&DealtSeed::new(&Seed::from_bytes([6; 32]))).unwrap(),
         encode(&Models(vec![id(), id()])).unwrap(),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -42,6 +43,10 @@ pub struct Infer {
     /// preprocessing goes on beside the online phase].
     #[arg(long)]
     prepare_first: bool,
+    /// How long each image may wait for a free place at the servers, and be tried again after a failure that passes, such as
+    /// a node that restarts: `45`, `90s`, `5m`.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    deadline: Duration,
     /// Where correlations come from.
     #[arg(long, value_enum, default_value_t)]
     mode: Mode,
@@ -128,6 +133,19 @@ pub async fn connect(cluster: &Cluster, identity: Arc<Identity>, link: &LinkConf
     Ok(Client::connect(cluster, &servers, identity, link, Patience::default()).await?)
 }
 
+/// Seconds, or minutes with an `m` behind.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix('m') {
+        Some(minutes) => (minutes, 60.0),
+        None => (text.strip_suffix('s').unwrap_or(text), 1.0),
+    };
+    let seconds = number.parse::<f64>().map(|n| n * unit);
+    match seconds {
+        Ok(s) if (0.0..=86_400.0).contains(&s) => Ok(Duration::from_secs_f64(s)),
+        _ => Err("a time is a number of seconds (`45`, `90s`) or minutes (`5m`), a day at most".into()),
+    }
+}
+
 fn pin(text: &str) -> Result<Pin, String> {
     Pin::from_hex(text).ok_or_else(|| "a key is 64 hexadecimal digits, as `infer` prints them".into())
 }
@@ -147,12 +165,17 @@ pub struct Wanted<'a> {
 pub async fn infer(client: &Client, wanted: Wanted<'_>, start: Start, image: &Path, ui: Ui) -> Result<Done> {
     let bar = ui.progress(4, "sharing");
     let told = |at: Progress| {
+        if let Progress::Queued { position, seconds } = at {
+            let about = seconds.map(|s| format!(", about {s} s")).unwrap_or_default();
+            return bar.set_message(format!("position {position}{about}"));
+        }
         bar.inc(1);
         bar.set_message(match at {
             Progress::Accepted if start == Start::AtOnce => "connecting",
             Progress::Accepted => "preprocessing",
             Progress::Ready => "sending",
             Progress::Sent => "computing",
+            Progress::Queued { .. } => return,
         });
     };
     let run = async {
@@ -188,23 +211,57 @@ impl Infer {
             None => LinkConfig::default(),
         };
         super::runtime()?.block_on(async {
-            let client = connect(&cluster, identity, &link).await?;
+            let mut line = Line { cluster: &cluster, identity, link: &link, client: None };
             let all = tokio::select! {
-                all = self.all(&client, &mut collector, ui) => all,
+                all = self.all(&mut line, &mut collector, ui) => all,
                 _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
             };
             // Also after an error: the servers need not wait for a client that is gone.
-            client.close().await;
+            line.hang_up().await;
             all?;
             collector.finish()
         })
     }
 
-    async fn all(&self, client: &Client, collector: &mut Collector<'_>, ui: Ui) -> Result<()> {
+    /// One image, until its deadline. Each try is a session of its own with fresh shares.
+    async fn one(
+        &self,
+        line: &mut Line<'_>,
+        wanted: Wanted<'_>,
+        start: Start,
+        image: &Path,
+        ui: Ui,
+    ) -> Result<Done> {
+        let deadline = Instant::now() + self.deadline;
+        let mut tries = 0;
+        loop {
+            let failed = match line.client().await {
+                Ok(client) => {
+                    client.set_queue_patience(deadline.saturating_duration_since(Instant::now()));
+                    match infer(client, wanted, start, image, ui).await {
+                        Ok(done) => return Ok(done),
+                        Err(e) => e,
+                    }
+                }
+                Err(e) => e,
+            };
+            let passes = failed.downcast_ref::<sharelens::Error>().is_some_and(|e| e.code().passes());
+            let next = pause(tries);
+            if !passes || Instant::now() + next >= deadline {
+                return Err(failed);
+            }
+            tracing::warn!("{failed}; trying again in {:.1} s", next.as_secs_f64());
+            line.hang_up().await;
+            tokio::time::sleep(next).await;
+            tries += 1;
+        }
+    }
+
+    async fn all(&self, line: &mut Line<'_>, collector: &mut Collector<'_>, ui: Ui) -> Result<()> {
         let start = Start::overlapped(!self.prepare_first);
         for image in &self.images {
             let wanted = Wanted { model: &self.model, version: self.version, owner: self.owner };
-            let done = infer(client, wanted, start, image, ui).await?;
+            let done = self.one(line, wanted, start, image, ui).await?;
             ui.say(format_args!("model {} of owner {}", done.inference.model, done.inference.owner));
             let document = done.document(image, self.mode)?;
             ui.say(format_args!("{}\n{}", show(image), document.result));
@@ -219,6 +276,37 @@ impl Infer {
         }
         Ok(())
     }
+}
+
+/// Both servers, connected when they are needed.
+struct Line<'a> {
+    cluster: &'a Cluster,
+    identity: Arc<Identity>,
+    link: &'a LinkConfig,
+    client: Option<Client>,
+}
+
+impl Line<'_> {
+    async fn client(&mut self) -> Result<&mut Client> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => connect(self.cluster, self.identity.clone(), self.link).await?,
+        };
+        Ok(self.client.insert(client))
+    }
+
+    async fn hang_up(&mut self) {
+        if let Some(client) = self.client.take() {
+            client.close().await;
+        }
+    }
+}
+
+/// Pause before the next try: doubled each time, and of random length, so that clients that failed together do not come
+/// back together.
+fn pause(tries: u32) -> Duration {
+    let longest = 0.25 * f64::from(1u32 << tries.min(5));
+    Duration::from_secs_f64(longest * rand::random_range(0.5..1.0))
 }
 
 impl PlainArgs {

@@ -1,7 +1,7 @@
 //! Who gets which place at a node.
 //!
 //! Nodes of the cluster have all they need, whatever others do. Enrolled clients and owners share a number of connections,
-//! of which one key may have only some; sessions and uploads have places of their own. Everybody else has none: a key that
+//! of which one key may have only some; uploads have places of their own, and sessions those of [`super::queue`]. Everybody else has none: a key that
 //! nobody enrolled is turned away right after the handshake. Handshakes that are not finished are few, and when there are too
 //! many the address that has most of them loses its oldest: whoever leaves them half open keeps nobody else out.
 
@@ -24,7 +24,6 @@ const VALIDATED: usize = 16;
 pub struct Admission {
     limits: Limits,
     connections: Arc<Semaphore>,
-    sessions: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
     of_key: Arc<Mutex<HashMap<Pin, Held>>>,
     handshakes: Mutex<Handshakes>,
@@ -95,7 +94,6 @@ impl Admission {
     pub fn new(limits: &Limits) -> Self {
         Self {
             connections: Arc::new(Semaphore::new(limits.client_connections)),
-            sessions: Arc::new(Semaphore::new(limits.sessions)),
             uploads: Arc::new(Semaphore::new(limits.uploads)),
             limits: limits.clone(),
             of_key: Arc::default(),
@@ -165,15 +163,6 @@ impl Admission {
         let permit = places.clone().try_acquire_owned().map_err(|_| Error::Busy { what, most: all })?;
         *part(keys.entry(pin).or_default()) += 1;
         Ok(OfKey { all: self.of_key.clone(), pin, part, _permit: permit })
-    }
-
-    /// One of the places for sessions, for a request that both servers have.
-    ///
-    /// # Errors
-    /// [`Error::Busy`].
-    pub fn session(&self) -> Result<OwnedSemaphorePermit> {
-        let most = self.limits.sessions;
-        self.sessions.clone().try_acquire_owned().map_err(|_| Error::Busy { what: "sessions", most })
     }
 }
 

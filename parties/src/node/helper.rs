@@ -1,6 +1,7 @@
 //! The helper: seeds for both servers, corrections for server 1. It never sees a share of anything.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sharelens_protocol::prg::Seed;
 
@@ -23,7 +24,16 @@ pub async fn deal<R: Runner>(
     work: Work,
 ) -> Result<()> {
     let _active = inner.active.enter();
-    let mut server0 = match meet(inner, Kind::Deal, session, &work).await {
+    // Server 0 comes once the session has a place there.
+    let wait = inner.config.limits.queue_timeout() + inner.config.limits.message_timeout();
+    let mut draining = inner.draining.subscribe();
+    let met = tokio::select! {
+        met = meet(inner, Kind::Deal, session, &work, wait) => met,
+        gone = server1.gone() => Err(gone),
+        // A shutdown waits for what runs, not for what waits.
+        _ = draining.wait_for(|draining| *draining) => Err(Error::Draining(inner.name())),
+    };
+    let mut server0 = match met {
         Ok(stream) => stream,
         Err(e) => return refuse(server1, e).await,
     };
@@ -64,7 +74,8 @@ pub async fn load<R: Runner>(
     work: Work,
 ) -> Result<()> {
     let _active = inner.active.enter();
-    let mut server0 = match meet(inner, Kind::Load, session, &work).await {
+    let wait = inner.config.limits.message_timeout();
+    let mut server0 = match meet(inner, Kind::Load, session, &work, wait).await {
         Ok(stream) => stream,
         Err(e) => return refuse(server1, e).await,
     };
@@ -92,11 +103,11 @@ async fn meet<R: Runner>(
     kind: Kind,
     session: SessionId,
     work: &Work,
+    wait: Duration,
 ) -> Result<ControlStream> {
     inner.check_not_draining()?;
     inner.known_work(Role::Server1, work).await?;
-    let (what, wait) = ("request", inner.config.limits.message_timeout());
-    let arrival = inner.arrivals.take((kind, session), "server 0", what, wait);
+    let arrival = inner.arrivals.take((kind, session), "server 0", "request", wait);
     // Writing the id to disk takes about as long; nothing is dealt before it is there.
     let ((), (stream, theirs)) = tokio::try_join!(inner.first_use(session), arrival)?;
     if theirs == *work {

@@ -5,28 +5,36 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sharelens_protocol::Server;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use zeroize::Zeroizing;
 
 use super::models::{Known, at_most};
+use super::queue::{self, Turn};
 use super::sessions::{ActiveGuard, Kind, on_thread};
 use super::{Inner, loads, refuse};
 use crate::config::Role;
 use crate::control::{
-    Accepted, DealtSeed, Go, ImageShare, Purpose, Ready, Report, ResultShare, SessionId, Start,
+    Accepted, DealtSeed, Go, ImageShare, Purpose, Readiness, Report, ResultShare, SessionId, Start,
 };
 use crate::error::{Code, Error, Result};
 use crate::runner::{InputShare, Run, Runner};
 use crate::transport::{ControlStream, Ended, Sending, StreamChannel, Traffic};
 
+/// How often a client hears where it is in the queue, at most.
+const TOLD_EVERY: Duration = Duration::from_millis(250);
+
 /// What a client asks for.
 pub struct Request {
+    /// Who asks.
+    pub pin: crate::identity::Pin,
     /// Name of the model.
     pub model: String,
     /// The newest, if `None`.
     pub version: Option<u32>,
     /// When the image will come.
     pub start: Start,
+    /// How long it may wait for a place.
+    pub wait: Duration,
 }
 
 /// Serves one request: acceptance with the manifest, readiness, the image's share, the result's share.
@@ -39,7 +47,7 @@ pub async fn infer<R: Runner>(
     // Until the client and the other nodes have everything; a shutdown waits for that.
     let _active = inner.active.enter();
     let ended = Ended::default();
-    let limit = inner.config.limits.session_timeout();
+    let limit = inner.config.limits.queue_timeout() + inner.config.limits.session_timeout();
     let work = serve(inner, &mut client, session, &request, &ended);
     let outcome = tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
         let (peer, what) = ("the session".into(), "end".into());
@@ -61,7 +69,7 @@ pub async fn infer<R: Runner>(
 
 /// Held by every thread of a session, so that its place is free only once all of them are gone.
 struct Place {
-    _slot: tokio::sync::OwnedSemaphorePermit,
+    _place: queue::Place,
     _active: ActiveGuard,
 }
 
@@ -92,7 +100,8 @@ async fn serve<R: Runner>(
     let known = inner.known(inner.storage.find(&request.model, request.version)?).await?;
     let owner = inner.storage.owner(&known.id)?;
     let start = request.start;
-    let links = Links::establish(inner, server, session, &known, start, ended);
+    let (tell, mut told) = watch::channel(None);
+    let links = Links::establish(inner, server, session, &known, request, ended, &tell);
     tokio::pin!(links);
     // Writing the id to disk takes as long as meeting the other nodes, so both go on at once. Nothing of the session is
     // used before the id is there.
@@ -113,17 +122,27 @@ async fn serve<R: Runner>(
     }
     let links = match early {
         Some(links) => links?,
-        None => tokio::select! {
-            links = &mut links => links?,
-            gone = client.gone() => return Err(gone),
+        None => loop {
+            tokio::select! {
+                links = &mut links => break links?,
+                gone = client.gone() => return Err(gone),
+                Ok(()) = told.changed() => {}
+            }
+            let Some(queued) = *told.borrow_and_update() else { continue };
+            client.send(&queued).await?;
+            tokio::select! {
+                links = &mut links => break links?,
+                gone = client.gone() => return Err(gone),
+                () = tokio::time::sleep(TOLD_EVERY) => {}
+            }
         },
     };
     let cap = usize::try_from(inner.config.preprocessing.memory_mib << 20).unwrap_or(usize::MAX);
     let store = Arc::new(inner.runner.store(&known.model, cap));
     // Dropped on every way out; an orderly end has nothing left to end.
     let leave = Leave { ended: ended.clone(), runner: inner.runner.clone(), store: store.clone() };
-    let Links { slot, weights, seed, mut peer, mut helper, to_peer, to_helper } = links;
-    let place = Arc::new(Place { _slot: slot, _active: inner.active.enter() });
+    let Links { place, queued, weights, seed, mut peer, mut helper, to_peer, to_helper } = links;
+    let place = Arc::new(Place { _place: place, _active: inner.active.enter() });
 
     let mut preparing = Preparing::new({
         let (runner, known, weights) = (inner.runner.clone(), known.clone(), weights.clone());
@@ -166,7 +185,8 @@ async fn serve<R: Runner>(
         outcome = &mut online => return Err(failure(ended, outcome.map(|(_, result)| result.err()))),
         gone = client.gone() => return Err(gone),
     }
-    client.send(&Ready { seconds: started.elapsed().as_secs_f64() }).await?;
+    let queued = queued.as_secs_f64();
+    client.send(&Readiness::Ready { seconds: started.elapsed().as_secs_f64(), queued }).await?;
     let share = tokio::select! {
         share = receive_image(inner, client, server, known.sizes.image_share) => share?,
         e = preparing.failure(ended) => return Err(e),
@@ -273,7 +293,9 @@ async fn receive_image<R: Runner>(
 /// What a session needs from the other two nodes.
 struct Links<R: Runner> {
     /// A place among the sessions, taken once both servers have the request.
-    slot: tokio::sync::OwnedSemaphorePermit,
+    place: queue::Place,
+    /// How long that took at server 0.
+    queued: Duration,
     weights: Arc<R::Weights>,
     seed: DealtSeed,
     peer: StreamChannel,
@@ -288,22 +310,46 @@ impl<R: Runner> Links<R> {
         server: Server,
         session: SessionId,
         known: &Arc<Known<R>>,
-        start: Start,
+        request: &Request,
         ended: &Ended,
+        tell: &watch::Sender<Option<Readiness>>,
     ) -> Result<Self> {
-        let (slot, mut peer, epoch, weights) = match server {
+        let (mut peer, epoch, weights) = match server {
             Server::Server0 => Self::lead(inner, session, known).await?,
             Server::Server1 => Self::follow(inner, session, known).await?,
         };
-        let helper = inner.peers.get(Role::Helper)?;
-        let deal = Purpose::Deal(inner.work(known, epoch));
-        let seed = async {
-            let mut stream = inner.call(&helper, session, deal).await?;
-            let seed: DealtSeed = stream.recv().await?;
-            Ok((stream, seed))
+        let joined = Instant::now();
+        let limits = &inner.config.limits;
+        let begin = async {
+            let mut draining = inner.draining.subscribe();
+            // Server 0 has its place before it asks the helper; server 1 learns from the seed that it has.
+            let (first, queued) = match server {
+                Server::Server0 => {
+                    let place = Self::wait(inner, request, &mut peer, tell).await?;
+                    (Some(place), joined.elapsed())
+                }
+                Server::Server1 => (None, Duration::ZERO),
+            };
+            let patience = limits.message_timeout()
+                + if first.is_none() { limits.queue_timeout() } else { Duration::ZERO };
+            let deal = Purpose::Deal(inner.work(known, epoch));
+            let (stream, seed) = tokio::select! {
+                dealt = Self::dealt(inner, session, deal, patience) => dealt?,
+                gone = peer.gone() => return Err(gone),
+                // A shutdown waits for what runs, not for what waits.
+                _ = draining.wait_for(|draining| *draining), if first.is_none() => {
+                    return Err(Error::Draining(inner.name()));
+                }
+            };
+            let place = match first {
+                Some(place) => place,
+                // Free at once, or as soon as a session has ended here that has ended at server 0.
+                None => inner.queue.join(request.pin)?.place(limits.session_timeout()).await?,
+            };
+            Ok((place, queued, stream, seed))
         };
-        let (mut helper, seed) = match seed.await {
-            Ok(dealt) => dealt,
+        let (place, queued, mut helper, seed) = match begin.await {
+            Ok(begun) => begun,
             Err(e) => {
                 Self::note(inner, known, &epoch, &e);
                 return refuse(peer, e).await;
@@ -311,13 +357,14 @@ impl<R: Runner> Links<R> {
         };
         // The helper rests while server 1's store is full.
         helper.set_timeout(inner.config.limits.session_timeout());
-        if start == Start::AtOnce {
+        if request.start == Start::AtOnce {
             // And the other server until its correlations have come.
             peer.set_timeout(inner.config.limits.session_timeout());
         }
         let (to_peer, to_helper) = (Traffic::default(), Traffic::default());
         Ok(Self {
-            slot,
+            place,
+            queued,
             weights,
             seed,
             peer: peer.into_channel(ended.clone(), Sending::Unbounded, to_peer.clone())?.peer_tells(),
@@ -327,20 +374,59 @@ impl<R: Runner> Links<R> {
         })
     }
 
+    /// Asks the helper for this server's seed.
+    async fn dealt(
+        inner: &Inner<R>,
+        session: SessionId,
+        deal: Purpose,
+        patience: Duration,
+    ) -> Result<(ControlStream, DealtSeed)> {
+        let helper = inner.peers.get(Role::Helper)?;
+        let mut stream = inner.call(&helper, session, deal).await?;
+        stream.set_timeout(patience);
+        let seed = stream.recv().await?;
+        Ok((stream, seed))
+    }
+
+    /// Waits for a place at server 0, and says meanwhile where in the queue the request is.
+    async fn wait(
+        inner: &Inner<R>,
+        request: &Request,
+        server1: &mut ControlStream,
+        tell: &watch::Sender<Option<Readiness>>,
+    ) -> Result<queue::Place> {
+        let limit = request.wait.min(inner.config.limits.queue_timeout());
+        let late = tokio::time::sleep(limit);
+        tokio::pin!(late);
+        let mut draining = inner.draining.subscribe();
+        let mut waiter = inner.queue.join(request.pin)?;
+        loop {
+            if let Some(place) = waiter.take() {
+                return Ok(place);
+            }
+            if let Turn::Waits { position, seconds } = waiter.turn() {
+                tell.send_replace(Some(Readiness::Queued { position, seconds }));
+            }
+            tokio::select! {
+                () = waiter.changed() => {}
+                () = &mut late => return Err(waiter.late(limit)),
+                gone = server1.gone() => return Err(gone),
+                _ = draining.wait_for(|draining| *draining) => return Err(Error::Draining(inner.name())),
+            }
+        }
+    }
+
     /// Server 0 opens the servers' stream.
     async fn lead(
         inner: &Arc<Inner<R>>,
         session: SessionId,
         known: &Arc<Known<R>>,
-    ) -> Result<(tokio::sync::OwnedSemaphorePermit, ControlStream, loads::Epoch, Arc<R::Weights>)> {
+    ) -> Result<(ControlStream, loads::Epoch, Arc<R::Weights>)> {
         let (epoch, weights) = loads::ensure(inner, known).await?;
         let server1 = inner.peers.get(Role::Server1)?;
         let mut stream = inner.call(&server1, session, Purpose::Online(inner.work(known, epoch))).await?;
         match stream.recv::<Go>().await {
-            Ok(Go) => match inner.admission.session() {
-                Ok(slot) => Ok((slot, stream, epoch, weights)),
-                Err(e) => refuse(stream, e).await,
-            },
+            Ok(Go) => Ok((stream, epoch, weights)),
             Err(e) => {
                 Self::note(inner, known, &epoch, &e);
                 Err(e)
@@ -354,7 +440,7 @@ impl<R: Runner> Links<R> {
         inner: &Arc<Inner<R>>,
         session: SessionId,
         known: &Arc<Known<R>>,
-    ) -> Result<(tokio::sync::OwnedSemaphorePermit, ControlStream, loads::Epoch, Arc<R::Weights>)> {
+    ) -> Result<(ControlStream, loads::Epoch, Arc<R::Weights>)> {
         let wait: Duration = inner.config.limits.session_timeout();
         let arrival = inner.arrivals.take((Kind::Online, session), "server 0", "stream of the session", wait);
         let mut draining = inner.draining.subscribe();
@@ -367,10 +453,10 @@ impl<R: Runner> Links<R> {
             Ok(()) => inner.loads.weights(&known.id, &work.epoch),
             Err(e) => Err(e),
         };
-        match weights.and_then(|weights| Ok((inner.admission.session()?, weights))) {
-            Ok((slot, weights)) => {
+        match weights {
+            Ok(weights) => {
                 stream.send(&Go).await?;
-                Ok((slot, stream, work.epoch, weights))
+                Ok((stream, work.epoch, weights))
             }
             Err(e) => refuse(stream, e).await,
         }

@@ -159,7 +159,10 @@ async fn in_processes(subject: &Subject, place: Place, settings: &Settings, ui: 
         samples.push(Sample {
             offline: done.offline_seconds,
             online: done.online_seconds,
-            overlap: (r0.offline_seconds.max(r1.offline_seconds) - done.offline_seconds).max(0.0),
+            overlap: (r0.offline_seconds.max(r1.offline_seconds)
+                - done.queued_seconds
+                - done.offline_seconds)
+                .max(0.0),
             offline_bytes: [r0.offline_sent, r1.offline_sent, r0.helper_sent + r1.helper_sent],
             online_bytes: [r0.online_sent, r1.online_sent],
             ledger: r0.ledger,
