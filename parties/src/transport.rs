@@ -2,6 +2,7 @@
 
 mod endpoint;
 mod frame;
+mod reset;
 mod stream;
 
 pub use endpoint::{CLIENT_STREAMS, Connection, Endpoint, Incoming};

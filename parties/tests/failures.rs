@@ -207,6 +207,11 @@ struct Nodes {
 
 impl Nodes {
     fn start() -> Self {
+        Self::start_with(IDLE)
+    }
+
+    /// Nodes that take each other for lost after so long.
+    fn start_with(idle: Duration) -> Self {
         let mut this = Self { files: Files::new(), running: [const { None }; 3] };
         let sockets = Role::ALL.map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
         let mut create: Vec<String> = ["cluster", "create", "-o"].map(String::from).to_vec();
@@ -217,7 +222,7 @@ impl Nodes {
             ok(&[&["node", "init", "--role", role.word()], &at[..]].concat());
             let mut config = NodeConfig::load(&home.join("node.toml")).unwrap();
             config.cluster = this.cluster_file().into();
-            config.link.idle_timeout_s = IDLE.as_secs_f64();
+            config.link.idle_timeout_s = idle.as_secs_f64();
             config.link.keep_alive_s = 1.0;
             config.limits.message_timeout_s = 10;
             config.save(&home.join("node.toml")).unwrap();
@@ -315,7 +320,12 @@ impl Nodes {
     fn infer(&self, cluster: &str) -> Child {
         let picture = self.files.path("pictures/a.png");
         let key = text(self.files.0.path());
-        start(&["--quiet", "infer", "--cluster", cluster, "--model", "net", "--dir", key, text(&picture)])
+        let model = ["--model", "net", "--dir", key];
+        // One try: what fails is to be seen.
+        start(
+            &[&["--quiet", "infer", "--cluster", cluster, "--deadline", "0"], &model[..], &[text(&picture)]]
+                .concat(),
+        )
     }
 
     /// The nodes serve the next client.
@@ -397,6 +407,26 @@ fn a_killed_node_is_named_and_comes_back() {
         nodes.wait("ready again", || {
             connections(&nodes) >= connected + 2 && nodes.log(victim).contains("is ready")
         });
+        nodes.serve();
+    }
+}
+
+/// Its peers hear from the new process that the old one is gone, long before silence tells.
+#[test]
+fn a_killed_node_that_is_back_is_noticed_at_once() {
+    let mut nodes = Nodes::start_with(Duration::from_secs(300));
+    nodes.serve();
+    for victim in [Role::Helper, Role::Server1, Role::Server0] {
+        let others = Role::ALL.into_iter().filter(|r| *r != victim).collect::<Vec<_>>();
+        let connections = |nodes: &Nodes| others.iter().map(|r| nodes.connections(*r, victim)).sum::<usize>();
+        let connected = connections(&nodes);
+        nodes.kill(victim);
+        nodes.run(victim);
+        let back = Instant::now();
+        nodes.wait("all are connected again", || {
+            connections(&nodes) >= connected + 2 && nodes.log(victim).contains("is ready")
+        });
+        assert!(back.elapsed() < Duration::from_secs(30), "{victim}: {:?}", back.elapsed());
         nodes.serve();
     }
 }

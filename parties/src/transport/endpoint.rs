@@ -15,6 +15,7 @@ use crate::error::{Code, Error, Result};
 use crate::identity::{Identity, Pin};
 use crate::tls;
 use crate::transport::ControlStream;
+use crate::transport::reset::{RandomIds, ResetKey};
 
 const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 const MIN_WINDOW: u64 = 16 << 20;
@@ -71,6 +72,10 @@ impl Endpoint {
     ) -> Result<Self> {
         let (server, loopback) = server.unzip();
         let mut config = quinn::EndpointConfig::default();
+        if server.is_some() {
+            // Processes that only dial share a key, but no address: nobody takes one for another that was started anew.
+            config.reset_key(Arc::new(ResetKey::of(&identity)?)).cid_generator(|| Box::new(RandomIds));
+        }
         config.max_udp_payload_size(LOOPBACK_PACKET).map_err(|e| Error::Internal(e.to_string()))?;
         let inner = quinn::Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime))
             .map_err(|e| Error::Internal(format!("UDP socket: {e}")))?;
