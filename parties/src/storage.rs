@@ -38,6 +38,8 @@ pub struct Storage {
     key: Zeroizing<[u8; 32]>,
     index: Mutex<BTreeMap<ModelId, Pin>>,
     seen: Mutex<Seen>,
+    /// Held for as long as the directory is used.
+    _lock: fs::File,
 }
 
 /// A model as it was stored.
@@ -64,10 +66,11 @@ impl Storage {
     pub fn open(dir: &Path, role: Role) -> Result<Arc<Self>> {
         let models = dir.join("models");
         fs::create_dir_all(&models).map_err(|e| Error::storage(&models, e))?;
+        let lock = alone(&dir.join("lock"))?;
         let key = storage_key(&dir.join("storage.key"))?;
         let index = Mutex::new(scan(&models, Leftovers::Remove)?);
         let seen = Mutex::new(Seen::open(&dir.join("sessions"))?);
-        Ok(Arc::new(Self { dir: dir.into(), role, key, index, seen }))
+        Ok(Arc::new(Self { dir: dir.into(), role, key, index, seen, _lock: lock }))
     }
 
     /// Notes a session's id, durably.
@@ -320,6 +323,20 @@ fn scan(models: &Path, leftovers: Leftovers) -> Result<BTreeMap<ModelId, Pin>> {
     Ok(index)
 }
 
+/// Two nodes on one directory would each accept what the other one has seen.
+fn alone(file: &Path) -> Result<fs::File> {
+    let lock = fs::OpenOptions::new().create(true).append(true).open(file);
+    let lock = lock.map_err(|e| Error::storage(file, e))?;
+    lock.try_lock().map_err(|e| match e {
+        fs::TryLockError::WouldBlock => Error::storage(
+            file,
+            "is held by another node that uses this directory and runs: stop that one first",
+        ),
+        fs::TryLockError::Error(e) => Error::storage(file, e),
+    })?;
+    Ok(lock)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,6 +383,9 @@ mod tests {
         for v in [2, 10] {
             storage.stage(&id(v), owner("a"), &model()).unwrap().commit(9).unwrap();
         }
+        let e = Storage::open(dir.path(), Role::Server1).err().expect("it is in use");
+        assert!(e.to_string().contains("another node"), "{e}");
+        drop(storage);
         let again = Storage::open(dir.path(), Role::Server1).unwrap();
         assert_eq!(again.find("cxr", None).unwrap(), id(10));
         assert_eq!(again.find("cxr", Some(2)).unwrap(), id(2));
@@ -396,7 +416,9 @@ mod tests {
         let storage = Storage::open(dir.path(), Role::Server0).unwrap();
         drop(storage.stage(&id(1), owner("a"), &model()).unwrap());
         assert_eq!(files(), 0);
-        std::mem::forget(storage.stage(&id(1), owner("a"), &model()).unwrap());
+        drop(storage);
+        // As a process leaves it that is killed.
+        fs::write(dir.path().join("models/cxr").join(format!("{TEMPORARY}1")), "half").unwrap();
         assert_eq!(files(), 1);
         let storage = Storage::open(dir.path(), Role::Server0).unwrap();
         assert_eq!((files(), storage.models().len()), (0, 0));
@@ -426,6 +448,7 @@ mod tests {
         refused(&fs::read(dir.path().join("models/cxr/2.share")).unwrap());
         fs::write(&file, &good).unwrap();
         storage.load(&id(1)).unwrap();
+        drop(storage);
         // The same file at a node with another role.
         let other = Storage::open(dir.path(), Role::Server0).unwrap();
         assert!(other.load(&id(1)).is_err());
