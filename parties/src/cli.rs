@@ -87,13 +87,13 @@ impl Ui {
 
     /// Lines on standard output, without what could steer a terminal.
     pub fn print(self, lines: impl std::fmt::Display) {
-        println!("{}", text::lines(&lines.to_string()));
+        output(text::lines(&lines.to_string()));
     }
 
     /// The result: one JSON document with `--json`, the text otherwise.
     pub fn result(self, value: &impl Serialize, lines: impl std::fmt::Display) -> Result<()> {
         if self.json {
-            println!("{}", serde_json::to_string_pretty(value)?);
+            output(serde_json::to_string_pretty(value)?);
         } else {
             self.print(lines);
         }
@@ -206,10 +206,50 @@ fn rounds(manifest: &Manifest, asked: Option<RoundsName>, wan: Option<Wan>) -> R
     }
 }
 
+/// Why lines did not reach standard output, the first time.
+static UNWRITTEN: std::sync::OnceLock<std::io::Error> = std::sync::OnceLock::new();
+
+/// Lines on standard output. A reader that has gone or a full disk is told at the end, by [`unwritten`]: what runs is brought
+/// to its end and cleaned up.
+fn output(lines: impl std::fmt::Display) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    if let Err(e) = writeln!(out, "{lines}").and_then(|()| out.flush()) {
+        let _ = UNWRITTEN.set(e);
+    }
+}
+
+/// Whether something that was to be printed was not.
+///
+/// # Errors
+/// Says why.
+pub fn unwritten() -> Result<()> {
+    match UNWRITTEN.get() {
+        None => Ok(()),
+        Some(e) => Err(anyhow::anyhow!("standard output: {e}")),
+    }
+}
+
+/// Images without a result.
+#[derive(Debug)]
+struct NotAll {
+    failed: usize,
+    all: usize,
+}
+
+impl std::fmt::Display for NotAll {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {} images have no result, why is said above", self.failed, self.all)
+    }
+}
+
+impl std::error::Error for NotAll {}
+
 /// A result that is there, and that must not be relied on. The command ends with an exit code of its own.
 #[derive(Debug)]
 pub struct NotTrusted {
     images: usize,
+    failed: usize,
 }
 
 impl NotTrusted {
@@ -220,7 +260,8 @@ impl NotTrusted {
 impl std::fmt::Display for NotTrusted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let images = if self.images == 1 { "one image".into() } else { format!("{} images", self.images) };
-        write!(f, "numbers left their range with {images}: do not trust what is printed for it")
+        write!(f, "numbers left their range with {images}: do not trust what is printed for it")?;
+        if self.failed > 0 { write!(f, "; without a result: {}", self.failed) } else { Ok(()) }
     }
 }
 

@@ -9,7 +9,7 @@ mod cli;
 
 fn main() -> ExitCode {
     let args = cli::Args::parse();
-    match cli::run(args) {
+    match cli::run(args).and_then(|()| cli::unwritten()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             let code = if e.is::<cli::NotTrusted>() {

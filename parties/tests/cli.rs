@@ -384,3 +384,66 @@ fn detectors_explain_themselves() {
     let scan = format!("{scans}/pituitary-p_230.jpg");
     assert!(fails(&["plain", &classifier, &scan, "--coco", &coco]).contains("for detectors"));
 }
+
+#[test]
+fn one_bad_picture_does_not_stop_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let model = path("cnn.slm");
+    let scans = format!("{DATA}/brain_mri");
+    let onnx = format!("{DATA}/brain_mri_cnn/model.onnx");
+    ok(&["model", "prepare", &onnx, "--calibrate", &scans, "-o", &model, "--quiet"]);
+    let good = format!("{scans}/no_tumor-image_39.jpg");
+    let (cut, text, last) = (path("cut.jpg"), path("text.png"), path("last.jpg"));
+    std::fs::write(&cut, &std::fs::read(&good).unwrap()[..300]).unwrap();
+    std::fs::write(&text, "no picture").unwrap();
+    std::fs::copy(&good, &last).unwrap();
+
+    let results = path("results");
+    let out = sharelens(&["plain", &model, &good, &cut, &text, &last, "--out", &results, "--json"]);
+    assert_eq!(out.status.code(), Some(1));
+    let error = String::from_utf8(out.stderr).unwrap();
+    let lines: Vec<&str> = error.lines().filter(|l| l.starts_with("error: ")).collect();
+    assert_eq!(lines.len(), 3, "{error}");
+    assert!(lines[0].contains("cut.jpg") && lines[1].contains("text.png"), "{error}");
+    assert!(lines[2].contains("2 of 4 images have no result"), "{error}");
+    let json: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert!(json[1]["error"].is_string() && json[2]["error"].is_string(), "{json}");
+    assert_eq!(json[0]["result"], json[3]["result"]);
+    assert!(dir.path().join("results/last.json").exists() && !dir.path().join("results/cut.json").exists());
+
+    // Alone it is an error like any other.
+    assert!(fails(&["plain", &model, &cut, "--quiet"]).contains("cut.jpg"));
+    std::fs::create_dir(dir.path().join("other")).unwrap();
+    let same = path("other/last.jpg");
+    std::fs::copy(&good, &same).unwrap();
+    let e = fails(&["plain", &model, &last, &same, "--out", &results]);
+    assert!(e.contains("results of the same name"), "{e}");
+    // Where results cannot be written is said before anything is computed.
+    assert!(fails(&["plain", &model, &last, "--out", &last]).contains("last.jpg"));
+    assert!(fails(&["plain", &model, &last, "--coco", &path("nowhere/boxes.json")]).contains("nowhere"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_or_a_reader_that_has_gone_is_an_error_and_no_panic() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let run = |to: Stdio| {
+        let inspect = ["model", "inspect", &format!("{DATA}/brain_mri_cnn/model.onnx")].map(String::from);
+        let out = Command::new(env!("CARGO_BIN_EXE_sharelens"))
+            .args(inspect)
+            .stdout(to)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+            .wait_with_output()
+            .unwrap();
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (code, error) = run(full.into());
+    assert!(code == Some(1) && error.starts_with("error: standard output"), "{code:?} {error}");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let (code, error) = run(writer.into());
+    assert!(code == Some(1) && error.starts_with("error: standard output"), "{code:?} {error}");
+}

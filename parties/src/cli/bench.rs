@@ -184,13 +184,10 @@ impl How {
             }
         }
         if ui.json {
-            println!(
-                "{}",
-                match &documents[..] {
-                    [one] => serde_json::to_string_pretty(one)?,
-                    all => serde_json::to_string_pretty(all)?,
-                }
-            );
+            super::output(match &documents[..] {
+                [one] => serde_json::to_string_pretty(one)?,
+                all => serde_json::to_string_pretty(all)?,
+            });
         }
         Ok(())
     }

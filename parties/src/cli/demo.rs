@@ -157,7 +157,11 @@ impl Demo {
             text += &format!("\nNobody saw the image: server 0's view is {}", show(&view));
         }
         ui.result(&document, text)?;
-        if document.in_range == Some(false) { Err(NotTrusted { images: 1 }.into()) } else { Ok(()) }
+        if document.in_range == Some(false) {
+            Err(NotTrusted { images: 1, failed: 0 }.into())
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use sharelens_models::Manifest;
 use sharelens_protocol::Server;
 
 use super::document::Document;
-use super::outputs::{Collector, Outputs};
+use super::outputs::{Collector, OfImage, Outputs};
 use super::{KeyArgs, Mode, RingName, RoundsName, Ui, model, show};
 
 #[derive(Debug, Args)]
@@ -186,7 +186,7 @@ pub async fn infer(client: &Client, wanted: Wanted<'_>, start: Start, image: &Pa
         }
         told(Progress::Accepted);
         let manifest = session.manifest()?;
-        let input = model::input(manifest.config.preprocess.as_ref(), image).context("the image")?;
+        let input = model::input(manifest.config.preprocess.as_ref(), image).context(OfImage)?;
         let shared = engine::share_image(&manifest, &input)?;
         let view = engine::view(&manifest, &shared, Server::Server0)?;
         anyhow::Ok((session.run(shared, told).await?, manifest, view))
@@ -218,8 +218,7 @@ impl Infer {
             };
             // Also after an error: the servers need not wait for a client that is gone.
             line.hang_up().await;
-            all?;
-            collector.finish()
+            collector.finish(all)
         })
     }
 
@@ -261,7 +260,13 @@ impl Infer {
         let start = Start::overlapped(!self.prepare_first);
         for image in &self.images {
             let wanted = Wanted { model: &self.model, version: self.version, owner: self.owner };
-            let done = self.one(line, wanted, start, image, ui).await?;
+            let done = match self.one(line, wanted, start, image, ui).await {
+                Ok(done) => done,
+                Err(e) => {
+                    collector.failed(image, e)?;
+                    continue;
+                }
+            };
             ui.say(format_args!("model {} of owner {}", done.inference.model, done.inference.owner));
             let document = done.document(image, self.mode)?;
             ui.say(format_args!("{}\n{}", show(image), document.result));
@@ -316,7 +321,13 @@ impl PlainArgs {
         let manifest = twin.manifest();
         let mut collector = Collector::new(&self.outputs, &self.images, ui)?;
         for image in &self.images {
-            let input = model::input(manifest.config.preprocess.as_ref(), image)?;
+            let input = match model::input(manifest.config.preprocess.as_ref(), image).context(OfImage) {
+                Ok(input) => input,
+                Err(e) => {
+                    collector.failed(image, e)?;
+                    continue;
+                }
+            };
             let (plain, float) = (twin.run(&input)?, prepared.float(&input)?);
             let document = Document {
                 float: Some(Outcome::new(manifest, &float)?),
@@ -328,7 +339,7 @@ impl PlainArgs {
             }
             collector.add(image, manifest, &plain, Some(&float), document)?;
         }
-        collector.finish()
+        collector.finish(Ok(()))
     }
 }
 

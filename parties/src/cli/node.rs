@@ -260,7 +260,7 @@ impl Run {
             tokio::select! {
                 () = node.ready() => {
                     if ui.json {
-                        println!("{}", serde_json::json!({ "event": "ready", "role": role, "listen": address }));
+                        super::output(serde_json::json!({ "event": "ready", "role": role, "listen": address }));
                     }
                     (&mut stop).await;
                 }

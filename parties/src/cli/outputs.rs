@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use sharelens::outcome;
+use sharelens::{outcome, text};
 use sharelens_models::Manifest;
 use sharelens_models::config::Config;
 use sharelens_models::detect::Detections;
@@ -13,7 +13,7 @@ use sharelens_models::detect::precision::Truth;
 use sharelens_models::image::Picture;
 
 use super::document::Document;
-use super::{NotTrusted, Ui, annotations, draw, show};
+use super::{NotAll, NotTrusted, Ui, annotations, draw, output, show};
 
 #[derive(Debug, Args)]
 pub struct Outputs {
@@ -33,6 +33,10 @@ pub struct Collector<'a> {
     to: &'a Outputs,
     ui: Ui,
     documents: Vec<Value>,
+    /// How many images there are.
+    images: usize,
+    /// Images without a result.
+    failed: usize,
     /// Images whose result must not be relied on.
     untrusted: usize,
     coco: Vec<Value>,
@@ -52,9 +56,42 @@ impl<'a> Collector<'a> {
         }
         if let Some(out) = &to.out {
             std::fs::create_dir_all(out).with_context(|| show(out))?;
+            different_names(images)?;
+            // Before hours of computing, not after.
+            tempfile::tempfile_in(out).with_context(|| show(out))?;
+        }
+        if let Some(file) = &to.coco {
+            let open = std::fs::OpenOptions::new().create(true).append(true).open(file);
+            open.with_context(|| show(file))?;
         }
         let (documents, coco, truth, found, float) = Default::default();
-        Ok(Self { to, ui, documents, untrusted: 0, coco, config: None, truth, found, float })
+        let images = images.len();
+        Ok(Self {
+            to,
+            ui,
+            documents,
+            images,
+            failed: 0,
+            untrusted: 0,
+            coco,
+            config: None,
+            truth,
+            found,
+            float,
+        })
+    }
+
+    /// Takes note of an image that cannot be read or does not suit the model; of several, the others go on. Any other error is
+    /// handed back: it would be that of the others, too.
+    pub fn failed(&mut self, image: &Path, e: anyhow::Error) -> Result<()> {
+        if self.images == 1 || !e.is::<OfImage>() {
+            return Err(e);
+        }
+        let message = text::one_line(&format!("{e:#}"));
+        eprintln!("error: {}: {message}", show(image));
+        self.documents.push(json!({ "image": show(image), "error": message }));
+        self.failed += 1;
+        Ok(())
     }
 
     /// Takes one image's outputs and document.
@@ -101,13 +138,26 @@ impl<'a> Collector<'a> {
     }
 
     /// Writes and prints what concerns all images. With `--json`: the document of one image, a list of several, or
-    /// with annotations an object with this list and the precision.
-    pub fn finish(mut self) -> Result<()> {
+    /// with annotations an object with this list and the precision. `ended` is how the last of them ended: what was
+    /// computed before an error is written, too.
+    pub fn finish(self, ended: Result<()>) -> Result<()> {
+        let (images, failed, untrusted) = (self.images, self.failed, self.untrusted);
+        if ended.is_ok() || !self.documents.is_empty() {
+            self.write()?;
+        }
+        ended?;
+        if untrusted > 0 {
+            return Err(NotTrusted { images: untrusted, failed }.into());
+        }
+        if failed > 0 { Err(NotAll { failed, all: images }.into()) } else { Ok(()) }
+    }
+
+    fn write(mut self) -> Result<()> {
         if let Some(file) = &self.to.coco {
             std::fs::write(file, serde_json::to_string_pretty(&self.coco)?).with_context(|| show(file))?;
             self.ui.say(format_args!("wrote {}", show(file)));
         }
-        let mut document = if self.documents.len() == 1 && self.to.annotations.is_none() {
+        let mut document = if self.images == 1 && self.documents.len() == 1 && self.to.annotations.is_none() {
             self.documents.remove(0)
         } else {
             Value::Array(self.documents)
@@ -127,13 +177,35 @@ impl<'a> Collector<'a> {
             }
         }
         if self.ui.json {
-            println!("{}", serde_json::to_string_pretty(&document)?);
+            output(serde_json::to_string_pretty(&document)?);
         }
-        match self.untrusted {
-            0 => Ok(()),
-            images => Err(NotTrusted { images }.into()),
+        Ok(())
+    }
+}
+
+/// Said of errors that are those of an image, and of no other one.
+#[derive(Debug)]
+pub struct OfImage;
+
+impl std::fmt::Display for OfImage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the image")
+    }
+}
+
+/// Results are named after images, so two of one name would overwrite each other.
+fn different_names(images: &[PathBuf]) -> Result<()> {
+    let mut seen = std::collections::HashMap::new();
+    for image in images {
+        if let Some(other) = seen.insert(image.file_stem(), image) {
+            bail!(
+                "{} and {} would have results of the same name: give them other names, or run them apart",
+                show(other),
+                show(image)
+            );
         }
     }
+    Ok(())
 }
 
 /// Writes the image with boxes drawn into it.
@@ -194,7 +266,7 @@ mod tests {
             let document = document(outside);
             assert_eq!(document.warnings().is_empty(), ok);
             collector.add(Path::new("a.png"), &manifest, &[vec![0.0]], None, document).unwrap();
-            let end = collector.finish();
+            let end = collector.finish(Ok(()));
             assert_eq!(end.is_ok(), ok);
             assert!(end.is_ok() || end.unwrap_err().is::<NotTrusted>());
         }
