@@ -143,9 +143,11 @@ impl Client {
             });
         }
         for s in [&mut s0, &mut s1] {
+            // Server 1 says nothing while the request waits at server 0.
             s.set_timeout(self.patience.queue + self.patience.work);
         }
-        Ok(Session { streams: [s0, s1], accepted, started })
+        let patience = self.patience.queue + self.patience.work;
+        Ok(Session { streams: [s0, s1], patience, accepted, started })
     }
 
     /// [`begin`](Self::begin) and [`Session::run`] in one, for manifests that only the caller can read: `share` is
@@ -267,6 +269,8 @@ impl Client {
 /// A session that both servers accepted and that waits for an image. Dropping it ends it on the servers.
 pub struct Session {
     streams: [ControlStream; 2],
+    /// For a place and for preprocessing, however often a server says that it takes longer.
+    patience: Duration,
     accepted: Accepted,
     started: Instant,
 }
@@ -291,11 +295,14 @@ impl Session {
     /// # Errors
     /// Those of the nodes, as [`Error::Refused`]; [`Error::Malformed`] if a result has another length.
     pub async fn run(self, image: SharedImage, progress: impl Fn(Progress)) -> Result<Inference> {
-        let Self { streams: [mut s0, mut s1], accepted, started } = self;
-        let told = |at| progress(at);
-        let (queued_seconds, _) =
-            both(&mut s0, &mut s1, async |s| readiness(s, told).await, async |s| readiness(s, told).await)
-                .await?;
+        let Self { streams: [mut s0, mut s1], patience, accepted, started } = self;
+        let told = &progress;
+        let until_ready =
+            both(&mut s0, &mut s1, async |s| readiness(s, told).await, async |s| readiness(s, told).await);
+        let (queued_seconds, _) = tokio::time::timeout(patience, until_ready).await.unwrap_or_else(|_| {
+            let (peer, what) = ("the servers".into(), "readiness".into());
+            Err(Error::Timeout { peer, what, seconds: patience.as_secs() })
+        })?;
         let (ready, offline_seconds) = (Instant::now(), started.elapsed().as_secs_f64() - queued_seconds);
         progress(Progress::Ready);
         // Both go as they are and are wiped when they are sent: no copy is left behind.
@@ -457,6 +464,25 @@ mod tests {
             assert_eq!(e.code(), Code::Draining, "server {leaves}: {e}");
             drop(stays);
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_always_says_later_is_left() {
+        let ([s0, s1], [mut server0, _server1], _server, _client) = two_streams().await;
+        let model = ModelId { name: "m".into(), version: 1 };
+        let accepted = Accepted { model, manifest: Vec::new(), owner: Identity::generate().unwrap().pin() };
+        let patience = Duration::from_millis(300);
+        let session = Session { streams: [s0, s1], patience, accepted, started: Instant::now() };
+        let later = async {
+            while server0.send(&Readiness::Queued { position: 1, seconds: None }).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let image = SharedImage { seed: Seed::random().unwrap(), words: Vec::new().into(), output_bytes: 1 };
+        let run = tokio::time::timeout(Duration::from_secs(4), session.run(image, |_| {}));
+        let (outcome, ()) = tokio::join!(run, later);
+        let e = outcome.expect("in time").err().unwrap();
+        assert_eq!(e.code(), Code::Timeout, "{e}");
     }
 
     #[tokio::test]

@@ -237,7 +237,7 @@ impl Code {
 
     /// Whether the same request may be served a little later. Trying again is safe: it is a session of its own, with fresh
     /// shares.
-    pub const fn passes(self) -> bool {
+    pub const fn is_transient(self) -> bool {
         matches!(
             self,
             Self::Busy | Self::Draining | Self::StaleLoad | Self::Link | Self::Timeout | Self::Ended

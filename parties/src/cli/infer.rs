@@ -165,18 +165,18 @@ pub struct Wanted<'a> {
 pub async fn infer(client: &Client, wanted: Wanted<'_>, start: Start, image: &Path, ui: Ui) -> Result<Done> {
     let bar = ui.progress(4, "sharing");
     let told = |at: Progress| {
-        if let Progress::Queued { position, seconds } = at {
-            let about = seconds.map(|s| format!(", about {s} s")).unwrap_or_default();
-            return bar.set_message(format!("position {position}{about}"));
-        }
-        bar.inc(1);
-        bar.set_message(match at {
+        let message = match at {
+            Progress::Queued { position, seconds } => {
+                let about = seconds.map(|s| format!(", about {s} s")).unwrap_or_default();
+                return bar.set_message(format!("position {position}{about}"));
+            }
             Progress::Accepted if start == Start::AtOnce => "connecting",
             Progress::Accepted => "preprocessing",
             Progress::Ready => "sending",
             Progress::Sent => "computing",
-            Progress::Queued { .. } => return,
-        });
+        };
+        bar.inc(1);
+        bar.set_message(message);
     };
     let run = async {
         let session = client.begin(wanted.model, wanted.version, start).await?;
@@ -211,13 +211,13 @@ impl Infer {
             None => LinkConfig::default(),
         };
         super::runtime()?.block_on(async {
-            let mut line = Line { cluster: &cluster, identity, link: &link, client: None };
+            let mut servers = Servers { cluster: &cluster, identity, link: &link, client: None };
             let all = tokio::select! {
-                all = self.all(&mut line, &mut collector, ui) => all,
+                all = self.all(&mut servers, &mut collector, ui) => all,
                 _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
             };
             // Also after an error: the servers need not wait for a client that is gone.
-            line.hang_up().await;
+            servers.disconnect().await;
             collector.finish(all)
         })
     }
@@ -225,7 +225,7 @@ impl Infer {
     /// One image, until its deadline. Each try is a session of its own with fresh shares.
     async fn one(
         &self,
-        line: &mut Line<'_>,
+        servers: &mut Servers<'_>,
         wanted: Wanted<'_>,
         start: Start,
         image: &Path,
@@ -234,7 +234,7 @@ impl Infer {
         let deadline = Instant::now() + self.deadline;
         let mut tries = 0;
         loop {
-            let failed = match line.client().await {
+            let failed = match servers.client().await {
                 Ok(client) => {
                     client.set_queue_patience(deadline.saturating_duration_since(Instant::now()));
                     match infer(client, wanted, start, image, ui).await {
@@ -244,23 +244,24 @@ impl Infer {
                 }
                 Err(e) => e,
             };
-            let passes = failed.downcast_ref::<sharelens::Error>().is_some_and(|e| e.code().passes());
+            let transient =
+                failed.downcast_ref::<sharelens::Error>().is_some_and(|e| e.code().is_transient());
             let next = pause(tries);
-            if !passes || Instant::now() + next >= deadline {
+            if !transient || Instant::now() + next >= deadline {
                 return Err(failed);
             }
             tracing::warn!("{failed}; trying again in {:.1} s", next.as_secs_f64());
-            line.hang_up().await;
+            servers.disconnect().await;
             tokio::time::sleep(next).await;
             tries += 1;
         }
     }
 
-    async fn all(&self, line: &mut Line<'_>, collector: &mut Collector<'_>, ui: Ui) -> Result<()> {
+    async fn all(&self, servers: &mut Servers<'_>, collector: &mut Collector<'_>, ui: Ui) -> Result<()> {
         let start = Start::overlapped(!self.prepare_first);
         for image in &self.images {
             let wanted = Wanted { model: &self.model, version: self.version, owner: self.owner };
-            let done = match self.one(line, wanted, start, image, ui).await {
+            let done = match self.one(servers, wanted, start, image, ui).await {
                 Ok(done) => done,
                 Err(e) => {
                     collector.failed(image, e)?;
@@ -284,14 +285,14 @@ impl Infer {
 }
 
 /// Both servers, connected when they are needed.
-struct Line<'a> {
+struct Servers<'a> {
     cluster: &'a Cluster,
     identity: Arc<Identity>,
     link: &'a LinkConfig,
     client: Option<Client>,
 }
 
-impl Line<'_> {
+impl Servers<'_> {
     async fn client(&mut self) -> Result<&mut Client> {
         let client = match self.client.take() {
             Some(client) => client,
@@ -300,7 +301,7 @@ impl Line<'_> {
         Ok(self.client.insert(client))
     }
 
-    async fn hang_up(&mut self) {
+    async fn disconnect(&mut self) {
         if let Some(client) = self.client.take() {
             client.close().await;
         }

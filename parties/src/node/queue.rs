@@ -82,8 +82,8 @@ pub struct Waiter {
     id: u64,
     pin: Pin,
     turn: watch::Receiver<Turn>,
-    /// The place that was given, until somebody takes it.
-    settled: bool,
+    /// Whether the place that was given is a [`Place`] now, which gives it back.
+    taken: bool,
 }
 
 impl Queue {
@@ -121,7 +121,7 @@ impl Queue {
         state.waiting.push(Waiting { id, pin, turn });
         state.keys.entry(pin).or_default().waiting += 1;
         state.settle(self.0.places);
-        Ok(Waiter { queue: self.clone(), id, pin, turn: told, settled: false })
+        Ok(Waiter { queue: self.clone(), id, pin, turn: told, taken: false })
     }
 }
 
@@ -175,60 +175,44 @@ fn next(waiting: &[Waiting], keys: &HashMap<Pin, Key>, counts: impl Fn(usize) ->
 }
 
 impl Waiter {
-    /// Where it is now.
-    pub fn turn(&mut self) -> Turn {
-        *self.turn.borrow_and_update()
-    }
-
-    /// Waits until that changes.
-    pub async fn changed(&mut self) {
-        if self.turn.changed().await.is_err() && !matches!(*self.turn.borrow(), Turn::Now) {
-            // Nobody is told of anything any more; the queue outlives those who wait, so this does not come.
-            std::future::pending::<()>().await;
-        }
-    }
-
     /// The place, if the turn has come.
-    pub fn take(&mut self) -> Option<Place> {
-        if self.settled || self.turn() != Turn::Now {
+    fn take(&mut self) -> Option<Place> {
+        if self.taken || *self.turn.borrow_and_update() != Turn::Now {
             return None;
         }
-        self.settled = true;
+        self.taken = true;
         Some(Place { queue: self.queue.clone(), pin: self.pin, since: Instant::now() })
     }
 
-    /// Waits for the place, for at most so long.
+    /// Waits for the place, for at most so long. `told` hears where in the queue it is, whenever that changes.
     ///
     /// # Errors
     /// [`Error::Queued`].
-    pub async fn place(mut self, wait: Duration) -> Result<Place> {
+    pub async fn place(mut self, wait: Duration, mut told: impl FnMut(Turn)) -> Result<Place> {
         let place = async {
             loop {
-                match self.take() {
-                    Some(place) => break place,
-                    None => self.changed().await,
+                if let Some(place) = self.take() {
+                    break place;
                 }
+                told(*self.turn.borrow());
+                // Fails once the turn has come, as nobody tells of anything then.
+                let _ = self.turn.changed().await;
             }
         };
-        match tokio::time::timeout(wait, place).await {
-            Ok(place) => Ok(place),
-            Err(_) => Err(self.late(wait)),
+        if let Ok(place) = tokio::time::timeout(wait, place).await {
+            return Ok(place);
         }
-    }
-
-    /// What to say once it has waited for too long.
-    pub fn late(&mut self, waited: Duration) -> Error {
-        let before = match self.turn() {
+        let before = match *self.turn.borrow() {
             Turn::Waits { position, .. } => position.saturating_sub(1),
             Turn::Now => 0,
         };
-        Error::Queued { seconds: waited.as_secs(), before }
+        Err(Error::Queued { seconds: wait.as_secs(), before })
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        if self.settled {
+        if self.taken {
             return;
         }
         let mut state = self.queue.state();
@@ -270,8 +254,8 @@ mod tests {
         Queue::new(&Limits { sessions, queue, queue_per_key, ..Limits::default() })
     }
 
-    fn position(waiter: &mut Waiter) -> u32 {
-        match waiter.turn() {
+    fn position(waiter: &Waiter) -> u32 {
+        match *waiter.turn.borrow() {
             Turn::Waits { position, .. } => position,
             Turn::Now => 0,
         }
@@ -282,8 +266,8 @@ mod tests {
         let queue = queue(1, 100, 100);
         let mut many: Vec<Waiter> = (0..20).map(|_| queue.join(pin(1)).unwrap()).collect();
         let mut running = many[0].take().expect("the first need not wait");
-        let mut one = queue.join(pin(2)).unwrap();
-        assert_eq!((position(&mut one), position(&mut many[1]), position(&mut many[2])), (1, 2, 3));
+        let one = queue.join(pin(2)).unwrap();
+        assert_eq!((position(&one), position(&many[1]), position(&many[2])), (1, 2, 3));
         let mut order = Vec::new();
         let mut all: Vec<(u8, Waiter)> = many.drain(1..4).map(|w| (1, w)).collect();
         all.push((2, one));
@@ -314,7 +298,7 @@ mod tests {
         let mut first: Vec<Waiter> = (0..4).map(|_| queue.join(pin(1)).unwrap()).collect();
         let mut places: Vec<Place> = first[..3].iter_mut().map(|w| w.take().unwrap()).collect();
         let mut others: Vec<Waiter> = (2..4).map(|i| queue.join(pin(i)).unwrap()).collect();
-        assert_eq!(position(&mut first[3]), 3);
+        assert_eq!(position(&first[3]), 3);
         places.pop();
         let second = others[0].take().expect("it came first of those that have none");
         assert!(others[1].take().is_none());
@@ -342,13 +326,13 @@ mod tests {
     #[tokio::test]
     async fn who_leaves_makes_room_and_who_was_given_a_place_gives_it_back() {
         let queue = queue(1, 10, 10);
-        let place = queue.join(pin(1)).unwrap().place(Duration::ZERO).await.unwrap();
+        let place = queue.join(pin(1)).unwrap().place(Duration::ZERO, |_| {}).await.unwrap();
         let gone = queue.join(pin(2)).unwrap();
-        let mut next = queue.join(pin(3)).unwrap();
-        assert_eq!(position(&mut next), 2);
+        let next = queue.join(pin(3)).unwrap();
+        assert_eq!(position(&next), 2);
         drop(gone);
-        assert_eq!(position(&mut next), 1);
-        let late = queue.join(pin(4)).unwrap().place(Duration::from_millis(5)).await.err().unwrap();
+        assert_eq!(position(&next), 1);
+        let late = queue.join(pin(4)).unwrap().place(Duration::from_millis(5), |_| {}).await.err().unwrap();
         assert!(late.to_string().contains("1 request"), "{late}");
         drop(place);
         // Its turn has come, and it leaves without having looked.

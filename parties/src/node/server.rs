@@ -47,12 +47,7 @@ pub async fn infer<R: Runner>(
     // Until the client and the other nodes have everything; a shutdown waits for that.
     let _active = inner.active.enter();
     let ended = Ended::default();
-    let limit = inner.config.limits.queue_timeout() + inner.config.limits.session_timeout();
-    let work = serve(inner, &mut client, session, &request, &ended);
-    let outcome = tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-        let (peer, what) = ("the session".into(), "end".into());
-        Err(Error::Timeout { peer, what, seconds: limit.as_secs() })
-    });
+    let outcome = serve(inner, &mut client, session, &request, &ended).await;
     match outcome {
         Ok((peer, helper)) => {
             tracing::info!("session {session} done");
@@ -87,6 +82,15 @@ impl<R: Runner> Drop for Leave<R> {
     }
 }
 
+/// `work`, for at most so long.
+async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let (peer, what) = ("the session".into(), what.into());
+        Err(Error::Timeout { peer, what, seconds: limit.as_secs() })
+    })
+}
+
+/// A session with a limit of time for each half: until it has its place, and from then on.
 async fn serve<R: Runner>(
     inner: &Arc<Inner<R>>,
     client: &mut ControlStream,
@@ -94,12 +98,35 @@ async fn serve<R: Runner>(
     request: &Request,
     ended: &Ended,
 ) -> Result<(StreamChannel, StreamChannel)> {
+    let limits = &inner.config.limits;
+    // A model may have to be loaded first.
+    let limit = limits.queue_timeout() + limits.session_timeout();
+    let begun = within(limit, "start", begin(inner, client, session, request, ended)).await?;
+    within(limits.session_timeout(), "end", run(inner, client, session, begun, ended)).await
+}
+
+/// A session with its place and its links.
+struct Begun<R: Runner> {
+    server: Server,
+    known: Arc<Known<R>>,
+    start: Start,
+    started: Instant,
+    links: Links<R>,
+}
+
+/// Accepts the request, and tells the client where in the queue it is until it has a place.
+async fn begin<R: Runner>(
+    inner: &Arc<Inner<R>>,
+    client: &mut ControlStream,
+    session: SessionId,
+    request: &Request,
+    ended: &Ended,
+) -> Result<Begun<R>> {
     let started = Instant::now();
     inner.check_not_draining()?;
     let server = inner.role.server().ok_or_else(|| Error::Internal("the helper runs no model".into()))?;
     let known = inner.known(inner.storage.find(&request.model, request.version)?).await?;
     let owner = inner.storage.owner(&known.id)?;
-    let start = request.start;
     let (tell, mut told) = watch::channel(None);
     let links = Links::establish(inner, server, session, &known, request, ended, &tell);
     tokio::pin!(links);
@@ -137,6 +164,18 @@ async fn serve<R: Runner>(
             }
         },
     };
+    Ok(Begun { server, known: known.clone(), start: request.start, started, links })
+}
+
+/// Preprocessing, the image's share, the online phase, the result's share.
+async fn run<R: Runner>(
+    inner: &Arc<Inner<R>>,
+    client: &mut ControlStream,
+    session: SessionId,
+    begun: Begun<R>,
+    ended: &Ended,
+) -> Result<(StreamChannel, StreamChannel)> {
+    let Begun { server, known, start, started, links } = begun;
     let cap = usize::try_from(inner.config.preprocessing.memory_mib << 20).unwrap_or(usize::MAX);
     let store = Arc::new(inner.runner.store(&known.model, cap));
     // Dropped on every way out; an orderly end has nothing left to end.
@@ -304,6 +343,15 @@ struct Links<R: Runner> {
     to_helper: Traffic,
 }
 
+/// A place among the sessions, and what the helper gave for the session.
+struct Seated {
+    place: queue::Place,
+    /// How long the place took at server 0.
+    queued: Duration,
+    helper: ControlStream,
+    seed: DealtSeed,
+}
+
 impl<R: Runner> Links<R> {
     async fn establish(
         inner: &Arc<Inner<R>>,
@@ -318,38 +366,13 @@ impl<R: Runner> Links<R> {
             Server::Server0 => Self::lead(inner, session, known).await?,
             Server::Server1 => Self::follow(inner, session, known).await?,
         };
-        let joined = Instant::now();
-        let limits = &inner.config.limits;
-        let begin = async {
-            let mut draining = inner.draining.subscribe();
-            // Server 0 has its place before it asks the helper; server 1 learns from the seed that it has.
-            let (first, queued) = match server {
-                Server::Server0 => {
-                    let place = Self::wait(inner, request, &mut peer, tell).await?;
-                    (Some(place), joined.elapsed())
-                }
-                Server::Server1 => (None, Duration::ZERO),
-            };
-            let patience = limits.message_timeout()
-                + if first.is_none() { limits.queue_timeout() } else { Duration::ZERO };
-            let deal = Purpose::Deal(inner.work(known, epoch));
-            let (stream, seed) = tokio::select! {
-                dealt = Self::dealt(inner, session, deal, patience) => dealt?,
-                gone = peer.gone() => return Err(gone),
-                // A shutdown waits for what runs, not for what waits.
-                _ = draining.wait_for(|draining| *draining), if first.is_none() => {
-                    return Err(Error::Draining(inner.name()));
-                }
-            };
-            let place = match first {
-                Some(place) => place,
-                // Free at once, or as soon as a session has ended here that has ended at server 0.
-                None => inner.queue.join(request.pin)?.place(limits.session_timeout()).await?,
-            };
-            Ok((place, queued, stream, seed))
+        let deal = Purpose::Deal(inner.work(known, epoch));
+        let seated = match server {
+            Server::Server0 => Self::first(inner, session, request, deal, &mut peer, tell).await,
+            Server::Server1 => Self::second(inner, session, request, deal, &mut peer).await,
         };
-        let (place, queued, mut helper, seed) = match begin.await {
-            Ok(begun) => begun,
+        let Seated { place, queued, mut helper, seed } = match seated {
+            Ok(seated) => seated,
             Err(e) => {
                 Self::note(inner, known, &epoch, &e);
                 return refuse(peer, e).await;
@@ -388,31 +411,57 @@ impl<R: Runner> Links<R> {
         Ok((stream, seed))
     }
 
-    /// Waits for a place at server 0, and says meanwhile where in the queue the request is.
-    async fn wait(
+    /// At server 0: waits for a place, telling where in the queue the request is, and asks the helper once it has it.
+    async fn first(
         inner: &Inner<R>,
+        session: SessionId,
         request: &Request,
+        deal: Purpose,
         server1: &mut ControlStream,
         tell: &watch::Sender<Option<Readiness>>,
-    ) -> Result<queue::Place> {
-        let limit = request.wait.min(inner.config.limits.queue_timeout());
-        let late = tokio::time::sleep(limit);
-        tokio::pin!(late);
+    ) -> Result<Seated> {
+        let (joined, limits) = (Instant::now(), &inner.config.limits);
         let mut draining = inner.draining.subscribe();
-        let mut waiter = inner.queue.join(request.pin)?;
-        loop {
-            if let Some(place) = waiter.take() {
-                return Ok(place);
-            }
-            if let Turn::Waits { position, seconds } = waiter.turn() {
+        let wait = inner.queue.join(request.pin)?.place(request.wait.min(limits.queue_timeout()), |turn| {
+            if let Turn::Waits { position, seconds } = turn {
                 tell.send_replace(Some(Readiness::Queued { position, seconds }));
             }
-            tokio::select! {
-                () = waiter.changed() => {}
-                () = &mut late => return Err(waiter.late(limit)),
-                gone = server1.gone() => return Err(gone),
-                _ = draining.wait_for(|draining| *draining) => return Err(Error::Draining(inner.name())),
-            }
+        });
+        let place = tokio::select! {
+            place = wait => place?,
+            gone = server1.gone() => return Err(gone),
+            // A shutdown waits for what runs, not for what waits.
+            _ = draining.wait_for(|draining| *draining) => return Err(Error::Draining(inner.name())),
+        };
+        let queued = joined.elapsed();
+        let (helper, seed) = tokio::select! {
+            dealt = Self::dealt(inner, session, deal, limits.message_timeout()) => dealt?,
+            gone = server1.gone() => return Err(gone),
+        };
+        Ok(Seated { place, queued, helper, seed })
+    }
+
+    /// At server 1: asks the helper, who answers once server 0 has asked, which has a place then.
+    async fn second(
+        inner: &Inner<R>,
+        session: SessionId,
+        request: &Request,
+        deal: Purpose,
+        server0: &mut ControlStream,
+    ) -> Result<Seated> {
+        let limits = &inner.config.limits;
+        let mut draining = inner.draining.subscribe();
+        let begin = async {
+            let patience = limits.queue_timeout() + limits.message_timeout();
+            let (helper, seed) = Self::dealt(inner, session, deal, patience).await?;
+            // Free at once, or as soon as a session has ended here that has ended at server 0.
+            let place = inner.queue.join(request.pin)?.place(limits.session_timeout(), |_| {}).await?;
+            Ok(Seated { place, queued: Duration::ZERO, helper, seed })
+        };
+        tokio::select! {
+            begun = begin => begun,
+            gone = server0.gone() => Err(gone),
+            _ = draining.wait_for(|draining| *draining) => Err(Error::Draining(inner.name())),
         }
     }
 
